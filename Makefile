@@ -1,0 +1,40 @@
+# `make run` and `make test` need Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test check setup lint types clean help
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+run: $(INSTALLED)  ## set up, then learn medical, legal and code one after another with C-LoRA
+	$(BIN)/python run.py method=clora tasks=med_legal_code
+
+test: $(INSTALLED)  ## set up, then run every test, the slow ones included
+	$(BIN)/python -m pytest
+
+check: lint types  ## format, lint, types and the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+setup: $(INSTALLED)  ## create .venv with the pinned dependencies
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+clean:  ## remove the environment (results stay)
+	rm -rf $(VENV)
+
+# The stamp is written last: an interrupted set-up is simply done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"clora-exp needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'this Python has no venv; on Debian and Ubuntu: apt install python3-venv'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""How a frozen linear layer is adapted: one family of low-rank updates. Start at `layer.py`."""

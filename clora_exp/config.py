@@ -1,0 +1,235 @@
+"""The schema of a run, and `structure()`, which turns what Hydra composed into dataclasses or one clear error.
+
+Hydra composes, dataclasses decide: a key that is no field and a value that cannot be end here, all problems at once,
+before any work. Imports no torch. The keys of strategies, data sources and model kinds are declared beside their code
+and handed in as `Parts`; the composition itself, and the words for its errors, are in `compose.py`.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
+
+from clora_exp.errors import ConfigError, nearest, unknown
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+# Numbers are numbers: no "3" for 3, no true for 1 (an int where a float is wanted is fine).
+Count = Annotated[int, Strict(), Gt(0)]
+Seed = Annotated[int, Strict(), Ge(0), Le(2**31)]
+PositiveFloat = Annotated[float, Strict(), Gt(0)]
+NonNegativeFloat = Annotated[float, Strict(), Ge(0)]
+Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
+OpenFraction = Annotated[float, Strict(), Gt(0), Lt(1)]
+Flag = Annotated[bool, Strict()]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How the backbone is adapted, plus the strategies that act on its training."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    trainable: Literal["adapters", "heads"] = "adapters"  # heads: the backbone stays as it is
+    rank: Count = 16  # r of A (r, in) and B (out, r)
+    alpha: PositiveFloat = 32.0  # the scale starts at alpha / rank
+    dropout: Fraction = 0.0  # on the adapter's input, as in the LoRA paper
+    target_modules: list[str] | None = None  # names of the adapted linear layers; null: the model's own list
+    factors: Literal["shared", "per_task"] = "shared"  # one pair A, B for all tasks, or one pair a task
+    basis: Literal["learned", "svd"] = "learned"  # svd: A and B from the truncated SVD of W0, frozen
+    routing: Literal["none", "additive", "per_task"] = "none"  # R: identity, R_old + R_δ, or one a task
+    routing_std: NonNegativeFloat = 1e-3  # start of R_δ from the second task on; of R_t with a fixed basis 0
+    gate: Literal["none", "scalar", "per_rank", "per_output"] = "none"  # sigmoid(γ) on the update
+    gate_start: OpenFraction = 0.5  # the gate's value at the start of a task
+    scale: Literal["fixed", "learned"] = "fixed"  # alpha / rank, or learned per task from that start
+    orthogonality: Literal["none", "routing", "column", "row"] = "none"  # what λ penalises, see adapters/penalty.py
+    orthogonality_strength: NonNegativeFloat = 0.01  # λ; Zhang et al. 2025 use 0.01
+    factor_optimizer: Literal["adamw", "sgd", "frozen"] = "adamw"  # what moves A and B from the second task on
+    factor_learning_rate: PositiveFloat | None = None  # null: the method's
+    learning_rate: PositiveFloat | None = None  # null: the trainer's
+    strategies: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
+
+    def __post_init__(self) -> None:
+        if self.routing == "additive" and (self.factors != "shared" or self.basis != "learned"):
+            raise ValueError("routing=additive needs factors=shared and basis=learned: R_old is in their coordinates")
+        if self.basis == "svd" and (self.factors != "shared" or self.routing != "per_task"):
+            raise ValueError("basis=svd needs factors=shared and routing=per_task: nothing else of it would train")
+        if self.routing == "per_task" and self.factors == "shared" and self.basis == "learned":
+            raise ValueError(
+                "routing=per_task needs basis=svd or factors=per_task: factors that go on training change earlier tasks"
+            )
+        if self.orthogonality != "none" and self.routing != "additive":
+            raise ValueError(f"orthogonality={self.orthogonality} needs routing=additive: it compares R_δ with R_old")
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """A stream: the tasks in order. Its further keys are sources (`tasks.icd10.train_per_class`)."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    description: str = ""  # one line, shown by --help and describe
+    order: list[str] | None = None  # task names; null: the order of the sources
+    sources: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen backbone. Its one further key is its kind (`model.text_encoder.pooling`)."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    path: str | None = None  # a local folder with weights and tokenizer; null: the package the kind names
+    kind: str = ""  # taken from the one section
+    settings: Any = None  # that section, as its kind's Config
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How one session trains; the same for every method unless the method says otherwise."""
+
+    __pydantic_config__ = STRICT
+    epochs: Count = 5
+    max_steps: Count | None = None  # optimiser steps a task; null: as the epochs give
+    batch_size: Count = 32
+    accumulate: Count = 1  # batches an optimiser step
+    eval_batch_size: Count = 128
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see session.py
+    warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
+    gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything one run is made of."""
+
+    __pydantic_config__ = STRICT
+    method: MethodConfig
+    tasks: TasksConfig
+    model: ModelConfig
+    trainer: TrainerConfig
+    seed: Seed = 0  # model and training
+    data_seed: Seed = 0  # sampling and splits
+    eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
+    results_dir: str = "results/runs"
+    overwrite: Flag = False  # true: start again where a run at the same place exists
+
+
+class PartsLike(Protocol):
+    """What `structure` needs of `discovery.Parts`."""
+
+    def names(self) -> list[str]: ...
+    def has(self, name: str) -> bool: ...
+    def load(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The parts whose keys are declared beside their code, by the section of the configuration they stand in."""
+
+    method: PartsLike
+    tasks: PartsLike
+    model: PartsLike
+
+
+def structure(raw: Mapping[str, Any], sections: Sections) -> ExperimentConfig:
+    """Turn a composed, resolved mapping into an `ExperimentConfig`.
+
+    Raises:
+        ConfigError: one line a problem, all problems at once, each with key, value, choices and nearest match.
+    """
+    problems: list[str] = []
+    values = dict(raw)
+    for section in dataclasses.fields(sections):
+        name = section.name
+        values[name] = _with_parts(name, values.get(name), getattr(sections, name), problems)
+    config = _build(ExperimentConfig, values, "", problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str]) -> Any:
+    """Move the keys of `value` that name parts into the field that holds their Configs."""
+    owner = _type_of(ExperimentConfig, section)
+    if not isinstance(value, Mapping):
+        return value
+    hidden = {"strategies", "sources", "kind", "settings"}
+    own = {f.name for f in dataclasses.fields(owner)} - hidden
+    plain, built = {}, {}
+    for key, entry in value.items():
+        if key in own:
+            plain[key] = entry
+        elif isinstance(entry, Mapping) and parts.has(key):
+            built[key] = _build(parts.load(key).Config, entry, f"{section}.{key}", problems)
+        else:
+            choices = own | set(parts.names())
+            problems.append(unknown(f"key {section}.{key}={_short(entry)}: no field", key, choices))
+    if section != "model":
+        return plain | {"strategies" if section == "method" else "sources": built}
+    if len(built) != 1:
+        problems.append(f"model: needs exactly one kind, has {sorted(built) or 'none'}; have: {', '.join(parts.names())}")
+        return plain
+    return plain | {"kind": next(iter(built)), "settings": next(iter(built.values()))}
+
+
+def _build(cls: type, value: Any, path: str, problems: list[str]) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(value)
+    except ValidationError as error:
+        problems.extend(_in_words(problem, cls, path) for problem in error.errors())
+        return None
+
+
+def _in_words(problem: Any, cls: type, path: str) -> str:
+    """Say one pydantic problem as "key=value: what is wrong; choices. Did you mean …?"."""
+    keys = [str(part) for part in problem["loc"] if not str(part).startswith(("list[", "constrained", "function-"))]
+    keys = [key for key in keys if key not in {"int", "float", "str", "bool"}]
+    name = ".".join([path, *keys]).strip(".")
+    asked = f"{name}={_short(problem['input'])}"
+    owner = _owner(cls, keys[:-1])
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            fields = [f.name for f in dataclasses.fields(owner)] if owner else []
+            return unknown(f"key {asked}: no field", keys[-1], fields)
+        case "missing" | "missing_argument":
+            return f"{name}: needs a value"
+        case "literal_error":
+            choices = _choices(_type_of(owner, keys[-1])) if owner else []
+            return f"{asked}: must be one of {', '.join(choices)}.{nearest(problem['input'], choices)}"
+        case "value_error":
+            return f"{name + ': ' if name else ''}{problem['ctx']['error']}"
+        case _:
+            message = problem["msg"].replace("Input should be", "must be").replace("a valid integer", "an integer")
+            return f"{asked}: {message[0].lower() + message[1:]}"
+
+
+def _owner(cls: type, keys: list[str]) -> type | None:
+    for key in keys:
+        if not dataclasses.is_dataclass(cls):
+            return None
+        cls = _type_of(cls, key)
+    return cls if dataclasses.is_dataclass(cls) else None
+
+
+def _type_of(cls: type, name: str) -> Any:
+    return typing.get_type_hints(cls).get(name)
+
+
+def _choices(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for arg in typing.get_args(annotation) for choice in _choices(arg)]
+    return [str(arg) for arg in typing.get_args(annotation)] if typing.get_origin(annotation) is Literal else []
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

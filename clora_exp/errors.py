@@ -1,0 +1,40 @@
+"""Every error a user can meet, as one line that says what was asked, what is possible and what to type.
+
+`run.py` prints these without a traceback and ends with status 2. A bug of ours is an `assert` or an ordinary
+exception and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CloraError(Exception):
+    """A mistake the user can mend; the message is one clear line (or one line a problem)."""
+
+
+class ConfigError(CloraError):
+    """A key or a value of the configuration that cannot be."""
+
+
+class DataError(CloraError):
+    """Task data that is missing, empty or cannot be learned from."""
+
+
+class ModelError(CloraError):
+    """A backbone that cannot be found, loaded or adapted as asked."""
+
+
+class RunError(CloraError):
+    """A run that cannot start, go on or be read."""
+
+
+def nearest(value: object, choices: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest choice, or "" when none is close."""
+    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(kind: str, value: object, choices: Iterable[str]) -> str:
+    """Return "unknown <kind> 'value'; have: a, b. Did you mean 'a'?"."""
+    have = sorted(choices)
+    return f"unknown {kind} {str(value)!r}; have: {', '.join(have) or 'none'}.{nearest(value, have)}"

@@ -1,0 +1,1 @@
+"""The accuracy matrix and the metrics that are pure functions of it."""

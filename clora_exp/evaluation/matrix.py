@@ -1,0 +1,38 @@
+"""The accuracy matrix: (T+1)×T, row 0 before training, row i after task i, NaN where not evaluated."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+INIT = "init"
+
+
+class AccuracyMatrix:
+    """Accuracies in [0, 1]; `values[i, j]` is the accuracy on task j (0-based) after i tasks."""
+
+    def __init__(self, tasks: list[str], values: np.ndarray | None = None) -> None:
+        shape = (len(tasks) + 1, len(tasks))
+        self.tasks = list(tasks)
+        self.values = np.full(shape, np.nan) if values is None else np.asarray(values, dtype=np.float64)
+        if self.values.shape != shape:
+            raise ValueError(f"an accuracy matrix of {len(tasks)} tasks is {shape}, not {self.values.shape}")
+
+    @property
+    def rows(self) -> list[str]:
+        """The row names: `init`, then the tasks."""
+        return [INIT, *self.tasks]
+
+    def to_csv(self) -> str:
+        """Return CSV whose first column is `after`; numbers as short as they read back exactly."""
+        frame = pd.DataFrame(self.values, columns=self.tasks)
+        frame.insert(0, "after", self.rows)
+        return frame.to_csv(index=False, lineterminator="\n")
+
+    @classmethod
+    def from_csv(cls, text: str | Path) -> "AccuracyMatrix":
+        """Read what `to_csv` wrote, from a string or a file."""
+        source = text if isinstance(text, Path) else io.StringIO(text)
+        frame = pd.read_csv(source, index_col="after", float_precision="round_trip")
+        return cls(list(frame.columns), frame.to_numpy(dtype=np.float64))

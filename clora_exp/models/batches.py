@@ -1,0 +1,91 @@
+"""Encoded examples and how they become batches: ragged token ids, grouped by length, padded to the batch's longest."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+@dataclass
+class Batch:
+    """Examples of one task: `inputs` as the model's forward takes them, labels (n,), the task's index t."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    task: int
+    rows: Tensor  # (n,): which examples of the split these are
+
+
+@dataclass(frozen=True)
+class EncodedSplit(Dataset[Batch]):
+    """The token ids of one split, concatenated, with the start of each example.
+
+    token_ids: (total,) int32; starts: (n + 1,) int64; labels: (n,) int64.
+    """
+
+    token_ids: np.ndarray
+    starts: np.ndarray
+    labels: np.ndarray
+    task: int
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, (n,)."""
+        return np.diff(self.starts)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        """Return the examples `rows`, padded to the longest of them."""
+        lengths = self.lengths[rows]
+        ids = np.full((len(rows), lengths.max()), self.pad_token_id, dtype=np.int64)
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        ids[mask] = np.concatenate([self.token_ids[self.starts[r] : self.starts[r + 1]] for r in rows])
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        return Batch(inputs, torch.from_numpy(self.labels[rows]), self.task, torch.tensor(rows))
+
+    def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
+        """Return batches in a fresh order each epoch: shuffled, and of similar length within each."""
+        sampler = LengthGroupedBatches(self.lengths, batch_size, seed)
+        return DataLoader(self, batch_size=None, sampler=sampler)
+
+    def evaluation_batches(self, batch_size: int) -> DataLoader[Batch]:
+        """Return every example once, longest batches first: what does not fit in memory fails at once."""
+        order = np.argsort(-self.lengths, kind="stable")
+        batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+        return DataLoader(self, batch_size=None, sampler=batches)
+
+
+class LengthGroupedBatches:
+    """Batches of similar length: shuffle, sort within windows of `window` batches, cut, shuffle the batches.
+
+    An epoch is drawn from a generator of its own, so that epoch e is the same whichever epochs ran before it.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, window: int = 8) -> None:
+        self._lengths, self._batch_size, self._seed, self._window = lengths, batch_size, seed, window
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self._batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws; Lightning calls it at the start of each."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = rng.permutation(len(self._lengths))
+        span = self._batch_size * self._window
+        batches = []
+        for start in range(0, len(order), span):
+            window = order[start : start + span]
+            window = window[np.argsort(self._lengths[window], kind="stable")]
+            batches += [window[i : i + self._batch_size] for i in range(0, len(window), self._batch_size)]
+        for i in rng.permutation(len(batches)):
+            yield batches[i].tolist()

@@ -1,0 +1,117 @@
+"""A text encoder (BERT and its like) with one linear head a task: texts → logits over the task's labels."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from torch import Tensor, nn
+
+from clora_exp.config import STRICT, Count, ModelConfig
+from clora_exp.errors import ModelError
+from clora_exp.files import write_atomically
+from clora_exp.models.batches import Batch, EncodedSplit
+from clora_exp.models.weights import sha256, weights_folder
+from clora_exp.tasks.cache import cache_dir
+from clora_exp.tasks.stream import Task, TaskStream
+
+DECIDES = ("config.json", "tokenizer.json")  # beside the weights
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the weights are and how a text becomes one vector."""
+
+    __pydantic_config__ = STRICT
+    package: str = ""  # the installed package that ships the weights, and their folder in it
+    subfolder: str = "model"
+    max_length: Count = 96  # tokens; longer texts are cut
+    pooling: Literal["mean", "pooler"] = "mean"  # mean over the mask, or the model's pooler on the first token
+    target_modules: list[str] = field(default_factory=lambda: ["query", "key", "value"])  # adapted unless the method says
+
+
+class TextEncoder(nn.Module):
+    """Backbone and heads; `forward` answers a batch of one task with that task's head.
+
+    Shapes: n examples, l tokens, d hidden size, c labels of the task.
+    """
+
+    def __init__(self, backbone: nn.Module, tokenizer: object, folder: Path, config: Config, stream: TaskStream) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList(nn.Linear(backbone.config.hidden_size, len(task.labels)) for task in stream)
+        self.config = config
+        self._tokenizer = tokenizer
+        self._tokenizer_sha256 = sha256(folder, "tokenizer.json")
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (n, c)."""
+        return self.heads[batch.task](self.features(batch.inputs))
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return one vector an example, (n, d)."""
+        output = self.backbone(**inputs)
+        if self.config.pooling == "pooler":
+            return output.pooler_output
+        mask_nl1 = inputs["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)
+        return (output.last_hidden_state * mask_nl1).sum(1) / mask_nl1.sum(1)
+
+    def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
+        """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split and length."""
+        parts = f"{self._tokenizer_sha256} {task.sha256[split]} {self.config.max_length}"
+        key = hashlib.sha256(parts.encode()).hexdigest()[:32]
+        path = cache_dir() / "tokens" / f"{key}.safetensors"
+        try:
+            arrays = load_arrays(path.read_bytes())
+            token_ids, starts = arrays["token_ids"], arrays["starts"]
+        except (OSError, ValueError, KeyError, ArithmeticError):
+            token_ids, starts = self._tokenise([example.text for example in task.split(split)])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save_arrays({"token_ids": token_ids, "starts": starts}))
+        index = {label: i for i, label in enumerate(task.labels)}
+        labels = np.array([index[example.label] for example in task.split(split)], dtype=np.int64)
+        return EncodedSplit(token_ids, starts, labels, t, self._tokenizer.pad_token_id)
+
+    def _tokenise(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        encoded = self._tokenizer(texts, truncation=True, max_length=self.config.max_length)["input_ids"]
+        starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded]), starts
+
+
+def identity(config: ModelConfig) -> str:
+    """Return the SHA-256 of weights, architecture and tokenizer, whatever folder they lie in.
+
+    Raises:
+        ModelError: the weights are missing.
+    """
+    settings: Config = config.settings
+    return sha256(weights_folder(config.path, settings.package, settings.subfolder), "*.safetensors", *DECIDES)
+
+
+def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
+    """Load the backbone, frozen and in evaluation mode, and give it a head a task.
+
+    Draws the heads from torch's global generator; the caller seeds it.
+
+    Raises:
+        ModelError: the weights are missing or are no text encoder.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    settings: Config = config.settings
+    folder = weights_folder(config.path, settings.package, settings.subfolder)
+    try:
+        backbone = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model={config.name}: {folder} does not load: {str(error).splitlines()[0]}") from error
+    backbone.requires_grad_(False)
+    return TextEncoder(backbone, tokenizer, folder, settings, stream)

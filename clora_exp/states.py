@@ -1,0 +1,84 @@
+"""Nested states (tensors and plain values) as one safetensors file, and per-layer tensors stacked into few.
+
+Nothing is pickled: tensors are safetensors, plain values are JSON in the file's one metadata key, so equal states are
+equal bytes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from clora_exp.files import write_atomically
+
+_KEY = "clora_exp"
+_TENSOR = "$tensor"
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically."""
+    tensors: dict[str, Tensor] = {}
+    plain = _take_out(state, "", tensors)
+    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(plain)}))
+
+
+def read_state(path: Path) -> Any:
+    """Read what `write_state` wrote.
+
+    Raises:
+        ValueError: the file is no such state.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            return _put_back(json.loads(metadata[_KEY]), file)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"no state of this project: {error}") from error
+    except Exception as error:  # safetensors' own error class is not an ordinary one in every version
+        raise ValueError(str(error)) from error
+
+
+def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        return {str(key): _take_out(entry, f"{name}/{key}", tensors) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_take_out(entry, f"{name}/{i}", tensors) for i, entry in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name}: a state holds tensors and plain values, not {type(value).__name__}")
+
+
+def _put_back(value: Any, file: Any) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return file.get_tensor(value[_TENSOR])
+        return {key: _put_back(entry, file) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_put_back(entry, file) for entry in value]
+    return value
+
+
+def pack_layers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Stack equal shapes of a part: {"routing/<layer>": (r, r), …} → ({"routing": (layers, r, r)}, {"routing": […]}).
+
+    A header entry a layer would outweigh the small parts. Where a part has several shapes they become "A.0", "A.1", ….
+    """
+    by_part: dict[str, dict[tuple[int, ...], list[str]]] = {}
+    for name, tensor in state.items():
+        part = name.split("/", 1)[0]
+        by_part.setdefault(part, {}).setdefault(tuple(tensor.shape), []).append(name)
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, list[str]] = {}
+    for part, by_shape in by_part.items():
+        for i, names in enumerate(by_shape.values()):
+            key = part if len(by_shape) == 1 else f"{part}.{i}"
+            tensors[key] = torch.stack([state[name].detach().cpu() for name in names])
+            layers[key] = [name.split("/", 1)[1] for name in names]
+    return tensors, layers

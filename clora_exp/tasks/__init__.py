@@ -1,0 +1,1 @@
+"""Task streams: real data, split by group, cached by content. Start at `stream.py`."""

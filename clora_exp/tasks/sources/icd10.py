@@ -1,0 +1,57 @@
+"""Medical: the description of a diagnosis → its chapter of ICD-10-CM.
+
+Raw material: the package simple-icd-10-cm (ICD-10-CM, US public domain). Groups are the three-character categories.
+The text holds no code. A description may use the words of its chapter's title ("neoplasm"): that is its content.
+"""
+
+from dataclasses import dataclass
+
+from clora_exp.config import STRICT, Count
+from clora_exp.tasks.packages import package_fingerprint
+from clora_exp.tasks.split import PerClass, distinct, grouped_splits
+from clora_exp.tasks.stream import Example, Task
+
+PACKAGE = "simple-icd-10-cm"
+LICENCE = "US public domain"
+ATTRIBUTION = "ICD-10-CM, National Center for Health Statistics and CMS, through the package simple-icd-10-cm"
+
+NAMES = {
+    "1": "infectious", "2": "neoplasms", "3": "blood", "4": "endocrine", "5": "mental", "6": "nervous",
+    "7": "eye", "8": "ear", "9": "circulatory", "10": "respiratory", "11": "digestive", "12": "skin",
+    "13": "musculoskeletal", "14": "genitourinary", "15": "pregnancy", "16": "perinatal", "17": "congenital",
+    "18": "symptoms", "19": "injury", "20": "external causes", "21": "health services",
+}  # fmt: skip  # chapter 22, codes for special purposes, holds three codes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Examples a class and split; 21 classes."""
+
+    __pydantic_config__ = STRICT
+    name: str = "medical"
+    train_per_class: Count = 48
+    validation_per_class: Count = 10
+    test_per_class: Count = 19
+
+
+def fingerprint() -> str:
+    """Return the content identity of the package's data."""
+    return package_fingerprint(PACKAGE)
+
+
+def tasks(config: Config, data_seed: int) -> list[Task]:
+    """Return the one task."""
+    import simple_icd_10_cm as icd  # two seconds of parsing: only where the cache has nothing
+
+    examples = []
+    for code in icd.get_all_codes(with_dots=True):
+        if not icd.is_leaf(code) or icd.is_chapter_or_block(code):
+            continue
+        ancestors = icd.get_ancestors(code)
+        if ancestors[-1] in NAMES:
+            description = icd.get_description(code)
+            examples.append(Example(code, description, NAMES[ancestors[-1]], group=code.split(".")[0]))
+    sizes = PerClass(config.train_per_class, config.validation_per_class, config.test_per_class)
+    splits = grouped_splits(config.name, distinct(examples), sizes, data_seed)
+    description = "the description of a diagnosis → its ICD-10-CM chapter"
+    return [Task(config.name, description, LICENCE, ATTRIBUTION, list(NAMES.values()), **splits)]

@@ -1,0 +1,103 @@
+"""Balanced samples whose splits share no group, and the masking of names that give a label away."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clora_exp.errors import DataError
+
+if TYPE_CHECKING:
+    from clora_exp.tasks.stream import Example
+
+MASK = "___"
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Examples a class in each split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+def mask(text: str, names: Iterable[str]) -> str:
+    """Replace every whole-word occurrence of `names` (any case, any of " -_." between words) by `___`.
+
+    Names shorter than three characters are left: they would mask ordinary words.
+    """
+    words = (re.split(r"[\s\-_.]+", name.strip()) for name in set(names) if len(name.strip()) >= 3)
+    patterns = [r"[\s\-_.]*".join(re.escape(part) for part in parts if part) for parts in words]
+    patterns = sorted((pattern for pattern in patterns if pattern), key=len, reverse=True)
+    if not patterns:
+        return text
+    return re.sub(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", MASK, text, flags=re.IGNORECASE)
+
+
+def distinct(examples: Iterable["Example"]) -> list["Example"]:
+    """Keep each text once, compared without case, digits and punctuation; drop texts that carry two labels."""
+    first: dict[str, Example] = {}
+    labels = defaultdict(set)
+    for example in examples:
+        key = " ".join(re.findall(r"[^\W\d_]+", example.text.lower()))
+        first.setdefault(key, example)
+        labels[key].add(example.label)
+    return [example for key, example in first.items() if key and len(labels[key]) == 1]
+
+
+def grouped_splits(
+    task: str, examples: list["Example"], sizes: PerClass, data_seed: int
+) -> dict[str, list["Example"]]:
+    """Draw the same number of examples of every class for each split, no group in two splits.
+
+    Within a class the groups are shuffled and dealt, each to the split that is furthest from its share of the class's
+    material; a split then takes its examples from its groups in turn, one a group, so that no large group dominates.
+    The examples of a split are shuffled. Depends on `data_seed` and on nothing but the set of examples.
+
+    Raises:
+        DataError: a class whose groups do not hold enough examples, with what there is.
+    """
+    rng = np.random.default_rng([data_seed, *task.encode()])
+    wanted = {"train": sizes.train, "validation": sizes.validation, "test": sizes.test}
+    splits: dict[str, list[Example]] = {name: [] for name in wanted}
+    by_class: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
+    for example in sorted(examples, key=lambda e: e.id):
+        by_class[example.label][example.group].append(example)
+    for label, groups in sorted(by_class.items()):
+        for name, dealt in _deal(list(groups.values()), wanted, rng).items():
+            taken = _in_turn(dealt, wanted[name], rng)
+            if len(taken) < wanted[name]:
+                raise DataError(
+                    f"task {task!r}, class {label!r}: {wanted[name]} {name} examples wanted, {len(taken)} there after "
+                    f"splitting by group ({sum(map(len, groups.values()))} examples in {len(groups)} groups)"
+                )
+            splits[name] += taken
+    return {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
+
+
+def _deal(
+    groups: list[list["Example"]], wanted: dict[str, int], rng: np.random.Generator
+) -> dict[str, list[list["Example"]]]:
+    """Deal whole groups to the splits, in proportion to what each wants."""
+    dealt: dict[str, list[list[Example]]] = {name: [] for name in wanted}
+    held = dict.fromkeys(wanted, 0)
+    for i in rng.permutation(len(groups)):
+        neediest = min(wanted, key=lambda name: held[name] / wanted[name])
+        dealt[neediest].append(groups[i])
+        held[neediest] += len(groups[i])
+    return dealt
+
+
+def _in_turn(groups: list[list["Example"]], wanted: int, rng: np.random.Generator) -> list["Example"]:
+    """Take `wanted` examples, one from each group in turn, each group in random order."""
+    queues = [[group[i] for i in rng.permutation(len(group))] for group in groups]
+    taken: list[Example] = []
+    while len(taken) < wanted and any(queues):
+        for queue in queues:
+            if queue and len(taken) < wanted:
+                taken.append(queue.pop())
+    return taken

@@ -1,0 +1,136 @@
+"""What a task and a stream are, and how a stream is prepared: sources → cache → tasks in order.
+
+A source (one file in `sources/`) offers `Config`, `fingerprint()`, the content identity of its raw material, and
+`tasks(config, data_seed)`. Preparing is cached by everything that decides its outcome, see `cache.py`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from clora_exp import discovery
+from clora_exp.config import TasksConfig
+from clora_exp.errors import ConfigError, DataError, unknown
+from clora_exp.tasks import cache
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text with its label; `group` is what must never stand in two splits (a category, a licence, a file)."""
+
+    id: str
+    text: str
+    label: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: label names (their order is the head's), and train, validation and test examples."""
+
+    name: str
+    description: str
+    licence: str
+    attribution: str
+    labels: list[str]
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+    def __post_init__(self) -> None:
+        """Raises: DataError if a split is empty, a label is unknown, there is one class, or two splits share a group."""
+        if len(self.labels) < 2:
+            raise DataError(f"task {self.name!r} has {len(self.labels)} class; a task needs at least two to learn from")
+        for split in SPLITS:
+            if not self.split(split):
+                raise DataError(f"task {self.name!r} has no {split} examples")
+            strange = {example.label for example in self.split(split)} - set(self.labels)
+            if strange:
+                raise DataError(f"task {self.name!r}: " + unknown(f"{split} label", min(strange), self.labels))
+        groups = {split: {example.group for example in self.split(split)} for split in SPLITS}
+        for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+            shared = groups[one] & groups[other]
+            if shared:
+                raise DataError(f"task {self.name!r}: group {min(shared)!r} stands in both {one} and {other}")
+
+    def split(self, name: str) -> list[Example]:
+        """Return the examples of a split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def label_counts(self, split: str) -> dict[str, int]:
+        """Return the number of examples of each label, in the head's order."""
+        counts = Counter(example.label for example in self.split(split))
+        return {label: counts[label] for label in self.labels}
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 of each split's canonical JSON lines (id, text, label): equal iff the split is equal."""
+        return {name: hashlib.sha256(json_lines(self.split(name)).encode()).hexdigest() for name in SPLITS}
+
+
+@dataclass(frozen=True)
+class TaskStream:
+    """The tasks of a run, in order."""
+
+    name: str
+    tasks: list[Task]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def names(self) -> list[str]:
+        """The task names, in order."""
+        return [task.name for task in self.tasks]
+
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """Return task → split → SHA-256."""
+        return {task.name: task.sha256 for task in self.tasks}
+
+
+def json_lines(examples: list[Example]) -> str:
+    """Return the examples as JSON Lines with the keys id, text, label: what `export` writes and `sha256` hashes."""
+    rows = ({"id": e.id, "text": e.text, "label": e.label} for e in examples)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def load_stream(config: TasksConfig, data_seed: int) -> TaskStream:
+    """Prepare every task of the stream, from the cache where nothing that decides it has changed.
+
+    Raises:
+        ConfigError: an order that is no permutation of the tasks, a task name used twice, or no source at all.
+        DataError: raw material that is missing or too small.
+    """
+    if not config.sources:
+        raise ConfigError(f"tasks={config.name}: names no source; have: {', '.join(discovery.sources.names())}")
+    tasks: list[Task] = []
+    for name, source_config in config.sources.items():
+        source = discovery.sources.load(name)
+        tasks += cache.load_or_prepare(source, source_config, data_seed)
+    names = [task.name for task in tasks]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ConfigError(f"tasks={config.name}: task name {twice[0]!r} is used twice; names must differ")
+    return TaskStream(config.name, _ordered(tasks, config.order))
+
+
+def _ordered(tasks: list[Task], order: list[str] | None) -> list[Task]:
+    if order is None:
+        return tasks
+    by_name = {task.name: task for task in tasks}
+    for name in order:
+        if name not in by_name:
+            raise ConfigError("tasks.order: " + unknown("task", name, by_name))
+    if len(set(order)) != len(order):
+        raise ConfigError(f"tasks.order={order}: names a task twice")
+    return [by_name[name] for name in order]
