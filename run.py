@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 
 import hydra
@@ -14,24 +15,38 @@ from clora_exp.errors import CloraError
 
 
 def cli() -> int:
-    """Compose, check, run; return the exit status: 0, or 2 after one clear line about what the user can mend."""
+    """Compose, check, run; return the exit status.
+
+    0; 2 after one clear line about what the user can mend; 128 + the signal's number when stopped by one.
+    """
     mistakes: list[CloraError] = []
+    command = shlex.join(["python", "run.py", *sys.argv[1:]])
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> None:
         try:
             config = experiment(composed)
-            from clora_exp.loop import run  # torch takes seconds to import: only once the configuration is right
-            from clora_exp.reports.terminal import Terminal
-
-            run(config, command=shlex.join(["python", "run.py", *sys.argv[1:]]), terminal=Terminal())
         except CloraError as mistake:  # kept: Hydra would print lines of its own around it
+            mistakes.append(mistake)
+            return
+        from clora_exp.interrupts import Interrupted  # torch takes seconds to import: only for a right configuration
+        from clora_exp.loop import run
+        from clora_exp.reports.terminal import Terminal
+
+        try:
+            run(config, command, Terminal())
+        except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
+            raise KeyboardInterrupt(stop.signal_number) from stop
+        except CloraError as mistake:
             mistakes.append(mistake)
 
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         mistakes.append(in_words(error, sys.argv[1:]))
+    except KeyboardInterrupt as stop:
+        print(f"\ninterrupted; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     for mistake in mistakes:
         print(f"error: {mistake}", file=sys.stderr)
     return 2 if mistakes else 0

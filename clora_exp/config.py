@@ -94,12 +94,13 @@ class TrainerConfig:
     """How one session trains; the same for every method unless the method says otherwise."""
 
     __pydantic_config__ = STRICT
-    epochs: Count = 5
+    epochs: Count = 3
     max_steps: Count | None = None  # optimiser steps a task; null: as the epochs give
     batch_size: Count = 32
     accumulate: Count = 1  # batches an optimiser step
-    eval_batch_size: Count = 128
-    learning_rate: PositiveFloat = 1e-3
+    eval_batch_size: Count = 32  # on two cores 32 is the fastest: the activations stay in the cache
+    learning_rate: PositiveFloat = 1e-3  # of adapters; a method may set its own
+    head_learning_rate: PositiveFloat = 1e-2  # of the heads, of every method: a linear probe reaches its best there
     weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see session.py
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off

@@ -14,6 +14,7 @@ from clora_exp import discovery
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.metrics import metrics_of_run
+from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.reports.terminal import Terminal
@@ -38,7 +39,8 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
         terminal.finished(folder, *folder.read_result())
         return folder
     folder.prepare(command, describe_environment(stream, model_sha256))
-    with folder.running(), terminal.running(config, stream, folder):
+    with folder.running(), StopOnSignal() as stop:
+        terminal.header(config, stream, folder)
         seed_everything(config.seed)
         method = Method(config, stream)
         train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
@@ -63,7 +65,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             seed = seed_everything(config.seed, t + 1)
             log.info("task %s begins", task.name)
             method.before_task(t, task)
-            steps = fit(method, train[t], task.name, config.trainer, seed, [terminal.task_progress(t, task.name)])
+            steps = fit(method, train[t], task.name, config.trainer, seed, [stop, terminal.task_progress(task.name)])
             method.after_task(t, task)
 
             started = time.perf_counter()
@@ -75,6 +77,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             terminal.row(progress.matrix, t + 1)
             folder.save_adapter(t, task, method.state_of(t), method.adapters.basis() if method.adapters else {})
             folder.save_progress(progress, method.state_dict())
+            stop.check()
 
         folder.finish(metrics_of_run(progress.matrix, head_per_task=True))
         terminal.finished(folder, *folder.read_result())

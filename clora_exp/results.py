@@ -30,6 +30,7 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
+from clora_exp.interrupts import Interrupted
 from clora_exp.files import folder_written_atomically, write_atomically
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.stream import Task, TaskStream
@@ -40,10 +41,6 @@ if TYPE_CHECKING:  # reading a run needs no Lightning
 log = logging.getLogger("clora_exp")
 
 NOT_IN_HASH = ("seed", "results_dir", "overwrite")  # what does not change the numbers, and what a seed average spans
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; everything finished is on disk."""
 
 
 @dataclasses.dataclass
@@ -85,7 +82,7 @@ class RunDirectory:
         """Return the first line of STATUS, or None where no run has begun."""
         try:
             return (self.path / "STATUS").read_text(encoding="utf-8").splitlines()[0]
-        except (FileNotFoundError, IndexError):
+        except (OSError, IndexError):
             return None
 
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
@@ -114,8 +111,8 @@ class RunDirectory:
         self._write("STATUS", "running\n")
         try:
             yield
-        except (Interrupted, KeyboardInterrupt):
-            self._end("interrupted", "interrupted; the same command resumes after the last finished task")
+        except (Interrupted, KeyboardInterrupt) as error:
+            self._end("interrupted", str(error) or "stopped by a second signal")
             raise
         except BaseException as error:
             self._end("failed", f"{type(error).__name__}: {error}", exc_info=not isinstance(error, CloraError))

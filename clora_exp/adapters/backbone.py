@@ -33,7 +33,7 @@ class Adapters:
         )
         config._register_custom_module({nn.Linear: functools.partial(AdaptedLinear, settings=settings)})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PEFT's remark that custom modules are experimental
+            warnings.simplefilter("ignore")  # PEFT remarks that custom modules are experimental
             self.peft_model: PeftModel = get_peft_model(backbone, config)
         self.settings = settings
         self.layers = {name: m for name, m in backbone.named_modules() if isinstance(m, AdaptedLinear)}

@@ -15,7 +15,7 @@ class AccuracyMatrix:
     def __init__(self, tasks: list[str], values: np.ndarray | None = None) -> None:
         shape = (len(tasks) + 1, len(tasks))
         self.tasks = list(tasks)
-        self.values = np.full(shape, np.nan) if values is None else np.asarray(values, dtype=np.float64)
+        self.values = np.full(shape, np.nan) if values is None else np.array(values, dtype=np.float64)
         if self.values.shape != shape:
             raise ValueError(f"an accuracy matrix of {len(tasks)} tasks is {shape}, not {self.values.shape}")
 
@@ -34,5 +34,5 @@ class AccuracyMatrix:
     def from_csv(cls, text: str | Path) -> "AccuracyMatrix":
         """Read what `to_csv` wrote, from a string or a file."""
         source = text if isinstance(text, Path) else io.StringIO(text)
-        frame = pd.read_csv(source, index_col="after", float_precision="round_trip")
-        return cls(list(frame.columns), frame.to_numpy(dtype=np.float64))
+        frame = pd.read_csv(source, index_col="after", dtype=str)  # Python's float() reads back exactly
+        return cls(list(frame.columns), frame.map(float).to_numpy(dtype=np.float64))

@@ -63,6 +63,7 @@ class Method:
         """Build the model and inject the adapters; draws from torch's global generator."""
         self.config = config.method
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
+        self.head_learning_rate = config.trainer.head_learning_rate
         self.model: nn.Module = discovery.model_kinds.load(config.model.kind).build(config.model, stream)
         self.model.backbone.eval()  # a frozen backbone answers without its own dropout, in training too
         self.adapters: Adapters | None = None
@@ -84,7 +85,8 @@ class Method:
     def parameter_groups(self, t: int) -> list[dict[str, Any]]:
         """Return the optimiser groups of task t; "optimizer" names what moves a group, "lr" defaults to the method's."""
         groups = self.adapters.parameter_groups() if self.adapters else []
-        groups = [*groups, {"params": list(self.model.heads[t].parameters()), "optimizer": "adamw"}]
+        head = {"params": list(self.model.heads[t].parameters()), "optimizer": "adamw", "lr": self.head_learning_rate}
+        groups = [*groups, head]
         for strategy in self.strategies:
             groups = [*groups, *strategy.parameter_groups()]
         return [{"lr": self.learning_rate, **group} for group in groups]

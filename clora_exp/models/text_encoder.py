@@ -99,7 +99,7 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
     Draws the heads from torch's global generator; the caller seeds it.
 
     Raises:
-        ModelError: the weights are missing or are no text encoder.
+        ModelError: the weights are missing or are no text encoder, or the texts are longer than it reads.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     import transformers
@@ -113,5 +113,8 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model={config.name}: {folder} does not load: {str(error).splitlines()[0]}") from error
+    positions = getattr(backbone.config, "max_position_embeddings", settings.max_length)
+    if settings.max_length > positions:
+        raise ModelError(f"model.text_encoder.max_length={settings.max_length}: {config.name} has {positions} positions")
     backbone.requires_grad_(False)
     return TextEncoder(backbone, tokenizer, folder, settings, stream)

@@ -4,8 +4,6 @@ Writes to standard output only. Without a terminal a progress bar becomes one pl
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,9 +44,8 @@ class Terminal:
         self.interval_s = interval_s
         self._num_rows = 0
 
-    @contextmanager
-    def running(self, config: ExperimentConfig, stream: TaskStream, folder: RunDirectory) -> Iterator[None]:
-        """Print the header; what the block prints comes below it."""
+    def header(self, config: ExperimentConfig, stream: TaskStream, folder: RunDirectory) -> None:
+        """Print what runs, where and on what."""
         device = config.trainer.accelerator
         if device == "cpu" or not torch.cuda.is_available():
             device = f"cpu, {torch.get_num_threads()} threads"
@@ -56,7 +53,6 @@ class Terminal:
         self._line("folder", folder.path)
         self._line("device", device)
         self._num_rows = 0
-        yield
 
     def method(self, method: "Method") -> None:
         """Print what the method may train at most: adapters and heads against the backbone."""
@@ -94,7 +90,7 @@ class Terminal:
                                "[bold]overwrite=true[/] runs it again")  # fmt: skip
             for i in range(len(matrix.rows)):
                 self.row(matrix, i)
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        table = Table.grid(padding=(0, 2, 0, 0))
         for name, metric in metrics.items():
             value = Text("—", style="dim") if metric.value is None else Text(_number(name, metric.value))
             explanation = metric.reason if metric.value is None else WORDS[name]
@@ -104,7 +100,7 @@ class Terminal:
         self.console.print(f"\n{_sentence(folder.config.method.name, metrics)}")
         self._line("folder", folder.path)
 
-    def task_progress(self, t: int, task: str) -> lightning.Callback:
+    def task_progress(self, task: str) -> lightning.Callback:
         """Return the callback that shows one task's training."""
         return _Bar(self.console, task) if self.console.is_terminal else _Lines(self.console, task, self.interval_s)
 

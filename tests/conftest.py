@@ -1,0 +1,66 @@
+"""A tiny real BERT, tiny word tasks and a private cache, so that the default tests take seconds and need nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import clora_exp.methods
+import clora_exp.tasks.sources
+from clora_exp import compose
+from clora_exp.config import ExperimentConfig
+
+torch.set_num_threads(1)  # the default tests' models are too small for two
+
+HERE = Path(__file__).parent
+WORDS = "red green blue one two three cat dog bird iron gold tin".split()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _parts_of_the_tests() -> None:
+    """A source and a strategy are found where they lie: no list names them."""
+    clora_exp.tasks.sources.__path__.append(str(HERE / "parts" / "sources"))
+    clora_exp.methods.__path__.append(str(HERE / "parts" / "methods"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request) -> None:
+    if "slow" not in request.keywords:  # real data is prepared once, in the user's cache
+        monkeypatch.setenv("CLORA_EXP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random BERT of width 32 and two layers, and a word tokenizer."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=64, max_position_embeddings=32, initializer_range=0.3)  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_bert: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
+    """Compose an experiment on the tiny model and the word tasks: tiny("method=clora", "trainer.epochs=1")."""
+
+    def build(*overrides: str) -> ExperimentConfig:
+        fixed = [f"hydra.searchpath=[file://{HERE / 'conf'}]", "model=tiny", f"model.path={tiny_bert}", "tasks=words",
+                 f"results_dir={tmp_path / 'runs'}", "trainer.accelerator=cpu", "trainer.batch_size=8",
+                 "trainer.epochs=2"]  # fmt: skip
+        rank = [] if any(o.startswith("method.rank") for o in overrides) else ["method.rank=4"]
+        return compose.compose_experiment([*fixed, *rank, *overrides])
+
+    return build
+
+
+@pytest.fixture
+def hand_worked() -> list[list[float]]:
+    """The 3×3 example behind the metric tests; row 0 before training."""
+    return json.loads("[[0.1, 0.2, 0.3], [0.9, 0.25, 0.2], [0.7, 0.8, 0.4], [0.6, 0.85, 0.7]]")

@@ -1,0 +1,113 @@
+"""Every method, found by listing conf/method, through the same trials on a tiny model."""
+
+import numpy as np
+import pytest
+import torch
+
+from clora_exp.compose import CONF
+from clora_exp.loop import evaluate_all
+from clora_exp.methods.base import Method
+from clora_exp.session import fit, predict, seed_everything
+from clora_exp.tasks.stream import load_stream
+
+METHODS = [*sorted(path.stem for path in (CONF / "method").glob("*.yaml")), "lora_anchor"]
+FORGETS = {"lora", "clora", "lora_anchor"}  # whose factors go on training
+
+
+class Run:
+    def __init__(self, config) -> None:
+        self.config = config
+        self.stream = load_stream(config.tasks, config.data_seed)
+        seed_everything(config.seed)
+        self.method = Method(config, self.stream)
+        self.test = [self.method.model.encode(t, task, "test") for t, task in enumerate(self.stream)]
+
+    def learn(self, t: int):
+        task = self.stream.tasks[t]
+        seed = seed_everything(self.config.seed, t + 1)
+        self.method.before_task(t, task)
+        steps = fit(self.method, self.method.model.encode(t, task, "train"), task.name, self.config.trainer, seed)
+        self.method.after_task(t, task)
+        return steps
+
+    def logits(self, t: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([self.method.logits(b) for b in self.test[t].evaluation_batches(64)])
+
+
+@pytest.fixture(params=METHODS)
+def run(request, tiny) -> Run:
+    return Run(tiny(f"method={request.param}", "trainer.learning_rate=1e-2", "trainer.head_learning_rate=3e-2"))
+
+
+def test_every_task_trains_its_own_steps_and_learns(run: Run) -> None:
+    for t in range(3):
+        before = run.logits(t)
+        steps = run.learn(t)
+        assert [s.step for s in steps] == list(range(1, 11))  # 36 examples in batches of 8, twice
+        assert not torch.equal(run.logits(t), before)
+        assert np.mean([s.loss for s in steps[-3:]]) < np.mean([s.loss for s in steps[:3]])
+
+
+def test_the_frozen_backbone_stays_bit_identical(run: Run) -> None:
+    frozen = {n: p.clone() for n, p in run.method.model.backbone.named_parameters() if "lora_" not in n}
+    run.learn(0)
+    now = dict(run.method.model.backbone.named_parameters())
+    assert all(torch.equal(now[name], value) for name, value in frozen.items())
+
+
+def test_earlier_answers_change_only_where_factors_go_on_training(run: Run) -> None:
+    run.learn(0)
+    before, fingerprint = run.logits(0), run.method.fingerprint(0)
+    run.learn(1)
+    forgets = run.config.method.name in FORGETS
+    assert torch.equal(run.logits(0), before) is not forgets
+    assert (run.method.fingerprint(0) == fingerprint) is not forgets
+
+
+def test_equal_seeds_give_equal_bytes(run: Run, tiny) -> None:
+    again = Run(run.config)
+    for t in range(2):
+        run.learn(t)
+        again.learn(t)
+    for t in range(3):
+        state, other = run.method.state_of(t), again.method.state_of(t)
+        assert state.keys() == other.keys()
+        assert all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_state_goes_into_a_fresh_method_and_training_goes_on_the_same(run: Run) -> None:
+    run.learn(0)
+    fresh = Run(run.config)
+    fresh.method.load_state_dict(run.method.state_dict())
+    assert torch.equal(fresh.logits(0), run.logits(0))
+    run.learn(1)
+    fresh.learn(1)
+    for t in range(3):
+        assert torch.equal(fresh.logits(t), run.logits(t))
+
+
+def test_nothing_trains_between_tasks(run: Run) -> None:
+    assert not any(p.requires_grad for p in run.method.model.parameters())
+    run.learn(0)
+    assert not any(p.requires_grad for p in run.method.model.parameters())
+
+
+def test_carried_over_evaluation_equals_a_fresh_one(run: Run) -> None:
+    answers: dict = {}
+    evaluate_all(run.method, run.test, run.config, answers)
+    for t in range(2):
+        run.learn(t)
+        carried = evaluate_all(run.method, run.test, run.config, answers)
+        assert carried == [float((predict(run.method, s, run.config.trainer) == s.labels).mean()) for s in run.test]
+
+
+def test_gradient_accumulation_takes_fewer_optimiser_steps(run: Run, tiny) -> None:
+    halved = Run(tiny(f"method={run.config.method.name}", "trainer.accumulate=2"))
+    assert [s.step for s in halved.learn(0)] == list(range(1, 7))  # 5 batches an epoch: 2 + 2 + 1
+
+
+def test_bf16_autocast_trains(run: Run, tiny) -> None:
+    mixed = Run(tiny(f"method={run.config.method.name}", "trainer.precision=bf16-mixed"))
+    mixed.learn(0)
+    assert all(np.isfinite(s.loss) for s in mixed.learn(1))

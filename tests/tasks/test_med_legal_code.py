@@ -1,0 +1,63 @@
+"""The real data: balanced, split by group, masked, the same every time."""
+
+from collections import Counter
+
+import pytest
+
+from clora_exp.compose import compose_experiment
+from clora_exp.tasks.sources import icd10, licences, stdlib
+from clora_exp.tasks.stream import SPLITS, TaskStream, load_stream
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def stream() -> TaskStream:
+    return load_stream(compose_experiment([]).tasks, 0)
+
+
+def test_sizes_are_about_1000_200_400_and_classes_are_balanced(stream: TaskStream) -> None:
+    sizes = {task.name: [len(task.split(s)) for s in SPLITS] for task in stream}
+    assert sizes == {"medical": [1008, 210, 399], "legal": [1008, 198, 396], "code": [1008, 204, 396]}
+    assert [len(task.labels) for task in stream] == [21, 6, 12]
+    for task in stream:
+        for split in SPLITS:
+            assert len(set(task.label_counts(split).values())) == 1
+
+
+def test_no_group_and_no_text_stands_in_two_splits(stream: TaskStream) -> None:
+    for task in stream:
+        for what in ("group", "text", "id"):
+            seen = Counter(value for s in SPLITS for value in {getattr(e, what) for e in task.split(s)})
+            assert set(seen.values()) == {1}, (task.name, what)
+
+
+def test_groups_are_categories_licences_and_files(stream: TaskStream) -> None:
+    medical, legal, code = stream
+    assert all(e.id.startswith(e.group) and len(e.group) == 3 for e in medical.train)
+    assert all(e.group.endswith(".py") and e.id.startswith(e.group) for e in code.train)
+    assert len({e.group for e in legal.train}) > 100
+
+
+def test_the_names_that_give_a_label_away_are_masked(stream: TaskStream) -> None:
+    _, legal, code = stream
+    for example in code.train + code.test:
+        module = example.group.removesuffix(".py").split("/")[0].strip("_")
+        words = example.text.replace("_", " ").replace(".", " ").split()
+        assert module not in words or len(module) < 3, example.id
+    assert not any("http://" in e.text or "@" in e.text and ".com" in e.text for e in legal.train)
+    assert sum("___" in e.text for e in legal.train) > 300
+
+
+def test_another_seed_draws_another_sample_and_the_same_seed_the_same(stream: TaskStream) -> None:
+    config = icd10.Config()
+    again, other = icd10.tasks(config, 0)[0], icd10.tasks(config, 1)[0]
+    assert again.sha256 == stream.tasks[0].sha256
+    assert other.sha256 != again.sha256
+
+
+def test_raw_material_has_a_fingerprint() -> None:
+    prints = [source.fingerprint() for source in (icd10, licences, stdlib)]
+    assert len(set(prints)) == 3
+    assert all(len(value) == 64 for value in prints)
+    assert prints == [source.fingerprint() for source in (icd10, licences, stdlib)]

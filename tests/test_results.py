@@ -1,0 +1,207 @@
+"""The run directory: atomic, resumable after any task, never half written."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from safetensors.torch import load_file
+
+from clora_exp import files, loop, results
+from clora_exp.compose import SECTIONS
+from clora_exp.config import structure
+from clora_exp.errors import RunError
+from clora_exp.interrupts import Interrupted
+from clora_exp.loop import run
+from clora_exp.reports.terminal import Terminal
+
+
+def quiet() -> Terminal:
+    return Terminal(Console(file=io.StringIO(), width=100))
+
+
+def content(folder) -> dict[str, str]:
+    """Return the hash of every file that a resumed run must reproduce."""
+    names = ["accuracy_matrix.csv", "metrics.json"]
+    paths = [folder.path / name for name in names] + sorted((folder.path / "adapters").rglob("*.*"))
+    return {str(p.relative_to(folder.path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
+
+
+def test_a_run_leaves_what_the_design_names(tiny) -> None:
+    config = tiny("method=clora_xs")
+    folder = run(config, "python run.py method=clora_xs", quiet())
+    expected = {"STATUS", "config.yaml", "command.txt", "environment.json", "accuracy_matrix.csv", "metrics.json",
+                "metrics.csv", "run.log", "adapters"}  # fmt: skip
+    assert {p.name for p in folder.path.iterdir()} == expected
+    assert (folder.path / "STATUS").read_text() == "done\n"
+    assert (folder.path / "command.txt").read_text() == "python run.py method=clora_xs\n"
+    assert structure(yaml.safe_load((folder.path / "config.yaml").read_text()), SECTIONS) == config
+    environment = json.loads((folder.path / "environment.json").read_text())
+    assert environment["data_sha256"]["first"].keys() == {"train", "validation", "test"}
+    assert folder.path.parent.name == "clora_xs"
+    assert folder.path.name.endswith("-s0")
+    metrics = json.loads((folder.path / "metrics.json").read_text())
+    assert metrics["forgetting"] == {"value": 0.0, "reason": ""}
+    assert metrics["forward_transfer"]["value"] is None
+
+
+def test_an_adapter_is_few_stacked_tensors_and_says_what_it_is(tiny) -> None:
+    folder = run(tiny("method=clora_xs"), "", quiet())
+    path = folder.path / "adapters" / "second"
+    tensors, manifest = load_file(path / "adapter.safetensors"), json.loads((path / "adapter.json").read_text())
+    assert tensors["routing"].shape == (4, 4, 4)  # 2 layers × query, value; r = 4
+    assert tensors["gate"].shape == (4,)
+    assert set(tensors) == {"routing", "gate", "head.0", "head.1"}  # weight and bias differ in shape
+    assert manifest["layers"]["head.0"] == ["weight"]
+    assert manifest["labels"] == ["one", "two", "three"]
+    assert manifest["sha256"] == hashlib.sha256((path / "adapter.safetensors").read_bytes()).hexdigest()
+    assert (folder.path / "adapters" / "basis.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", ["frozen", "lora", "clora", "clora_xs", "lora_anchor"])
+@pytest.mark.parametrize("killed_in_task", [0, 1, 2])
+def test_a_run_resumes_after_the_last_finished_task_with_the_same_bytes(
+    method: str, killed_in_task: int, tiny, tmp_path, monkeypatch
+) -> None:
+    whole = run(tiny(f"method={method}", f"results_dir={tmp_path / 'whole'}"), "", quiet())
+    calls = []
+
+    def dies(*arguments, **more):
+        calls.append(arguments[2])
+        if len(calls) == killed_in_task + 1:
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    real = loop.fit
+    monkeypatch.setattr(loop, "fit", dies)
+    config = tiny(f"method={method}", f"results_dir={tmp_path / 'cut'}")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, "", quiet())
+    monkeypatch.setattr(loop, "fit", real)
+    learned = []
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: (learned.append(a[2]), real(*a, **k))[1])
+    cut = run(config, "", quiet())
+    assert learned == ["first", "second", "third"][killed_in_task:]
+    assert content(cut) == content(whole)
+
+
+def test_a_finished_run_is_printed_and_not_repeated_unless_asked(tiny, monkeypatch) -> None:
+    config = tiny("method=frozen")
+    first = run(config, "", quiet())
+    before = content(first)
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: pytest.fail("trained again"))
+    terminal = quiet()
+    run(config, "", terminal)
+    assert "done already" in terminal.console.file.getvalue()
+    monkeypatch.undo()
+    assert content(run(tiny("method=frozen", "overwrite=true"), "", quiet())).keys() == before.keys()
+
+
+def test_a_signal_ends_the_run_in_order_as_interrupted(tiny, monkeypatch) -> None:
+    config = tiny("method=lora")
+    real = loop.fit
+
+    def fit_and_signal(*arguments, **more):
+        if arguments[2] == "second":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(loop, "fit", fit_and_signal)
+    with pytest.raises(Interrupted) as caught:
+        run(config, "", quiet())
+    assert caught.value.signal_number == signal.SIGTERM
+    monkeypatch.undo()
+    folder = run(config, "", quiet())
+    assert folder.status == "done"
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_finished(tiny, monkeypatch) -> None:
+    config = tiny("method=lora", "trainer.gradient_clip=null")
+    real = loop.fit
+
+    def broken(method, split, task_name, *rest):
+        if task_name == "second":
+            method.model.heads[1].weight.data.fill_(float("nan"))
+        return real(method, split, task_name, *rest)
+
+    monkeypatch.setattr(loop, "fit", broken)
+    with pytest.raises(RunError, match=r"became nan in step 1 of task 'second'"):
+        run(config, "", quiet())
+    (status,) = Path(config.results_dir).rglob("STATUS")
+    assert status.read_text().startswith("failed\nRunError: the loss became nan in step 1 of task 'second'")
+    assert (status.parent / "adapters" / "first" / "adapter.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tiny, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"results_dir=.*file: cannot be written: Not a directory"):
+        run(tiny(f"results_dir={tmp_path / 'file'}"), "", quiet())
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(tiny, monkeypatch) -> None:
+    config = tiny("method=lora")
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(config, "", quiet())
+    (checkpoint,) = Path(config.results_dir).rglob("state.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(RunError, match="overwrite=true starts again"):
+        run(config, "", quiet())
+
+
+def test_the_hash_names_what_decides_the_numbers_and_nothing_else(tiny, tmp_path) -> None:
+    from clora_exp.tasks.stream import load_stream
+
+    def name(*overrides: str, model: str = "m") -> str:
+        config = tiny(*overrides)
+        return results.run_hash(config, load_stream(config.tasks, config.data_seed), model)
+
+    same = name()
+    assert name("seed=5") == same
+    assert name(f"results_dir={tmp_path}") == same
+    assert name("overwrite=true") == same
+    assert name("model.path=/elsewhere") == same
+    different = {name("data_seed=1"), name("method.rank=2"), name("trainer.epochs=3"), name(model="other"),
+                 name("+tasks.order=[second,first,third]"), same}  # fmt: skip
+    assert len(different) == 6
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch) -> None:
+    target = tmp_path / "accuracy_matrix.csv"
+    files.write_atomically(target, b"old")
+    monkeypatch.setattr(files.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        files.write_atomically(target, b"new and longer")
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["accuracy_matrix.csv"]
+
+
+def test_an_interrupted_folder_leaves_the_old_one_and_no_other(tmp_path) -> None:
+    target = tmp_path / "medical"
+    with files.folder_written_atomically(target) as new:
+        (new / "a").write_text("old")
+
+    def fill_and_die() -> None:
+        with files.folder_written_atomically(target) as new:
+            (new / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill_and_die()
+    assert (target / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["medical"]
+    with files.folder_written_atomically(target) as new:
+        (new / "b").write_text("new")
+    assert [p.name for p in target.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["medical"]
+
+
+def test_the_log_handler_goes_when_the_run_ends(tiny) -> None:
+    run(tiny("method=frozen"), "", quiet())
+    assert logging.getLogger("clora_exp").handlers == []

@@ -1,0 +1,75 @@
+"""`python run.py` as a person types it: one clear line and status 2 for what can be mended, and no traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+
+
+def run_py(*overrides: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize(("overrides", "line"), [
+    (["method=lroa"], "error: unknown method 'lroa'; have: clora, clora_xs, frozen, lora. Did you mean 'lora'?"),
+    (["tasks=med_legal_cod"], "error: unknown tasks 'med_legal_cod'; have: med_legal_code. Did you mean 'med_legal_code'?"),
+    (["method.rank=0"], "error: method.rank=0: must be greater than 0"),
+])  # fmt: skip
+def test_a_mistake_is_one_line_and_status_2(overrides: list[str], line: str) -> None:
+    done = run_py(*overrides)
+    assert (done.returncode, done.stderr.strip(), done.stdout) == (2, line, "")
+
+
+@pytest.mark.parametrize("override", ["trainer.epoch=3", "+trainer.epoch=3"])
+def test_a_misspelt_key_names_the_nearest_field(override: str) -> None:
+    done = run_py(override)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown key trainer.epoch=3: ")
+    assert done.stderr.strip().endswith("Did you mean 'epochs'?")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def _tiny(tiny_bert: Path, results: Path) -> list[str]:
+    return [f"model.path={tiny_bert}", f"results_dir={results}", "trainer.accelerator=cpu", "trainer.max_steps=2", "model.text_encoder.max_length=16",
+            "tasks.icd10.train_per_class=2", "tasks.licences.train_per_class=2", "tasks.stdlib.train_per_class=2"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_target_modules_that_match_nothing_list_what_there_is(tmp_path: Path) -> None:
+    done = run_py("method.target_modules=[qury]", f"results_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "'qury' matches no linear layer; have: dense, key, query, value. Did you mean 'query'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tiny_bert: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "run.py", "method=lora", *_tiny(tiny_bert, tmp_path), "trainer.max_steps=400", "trainer.epochs=400"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("adapters/medical")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "the same command goes on: python run.py method=lora" in stderr
+    (status,) = tmp_path.rglob("STATUS")
+    assert status.read_text().startswith("interrupted\nstopped by SIGINT")
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "resumed  after" in again.stdout
+    assert status.read_text() == "done\n"
+
+
+@pytest.mark.slow
+def test_a_multirun_runs_every_job_and_leaves_nothing_beside_the_runs(tiny_bert: Path, tmp_path: Path) -> None:
+    before = {p.name for p in ROOT.iterdir()}
+    done = run_py("-m", "method=frozen,clora_xs", "seed=0,1", *_tiny(tiny_bert, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("metrics.json"))) == 4
+    assert {p.name for p in ROOT.iterdir()} == before
