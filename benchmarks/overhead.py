@@ -5,6 +5,7 @@ from one optimiser step to the next, so everything between them counts. Run: pyt
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -53,7 +54,7 @@ def bare_loop(config, split: EncodedSplit, num_labels: int):
             times.append(time.perf_counter())
             if len(times) == num_steps:
                 break
-        return [after - before for before, after in zip(times, times[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(times)]
 
     return train
 
@@ -75,7 +76,7 @@ def main() -> None:
         method.before_task(TASK, stream.tasks[TASK])
         ends = [step.seconds for step in fit(method, split, "legal", config.trainer, seed)]
         method.after_task(TASK, stream.tasks[TASK])
-        return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(ends)]
 
     bare(4, 0), ours(4, 0)  # warm up
     ratios, seconds = [], {"ours": [], "bare": []}

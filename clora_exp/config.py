@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from clora_exp.errors import ConfigError, nearest, unknown
 
@@ -27,6 +27,7 @@ NonNegativeFloat = Annotated[float, Strict(), Ge(0)]
 Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
 OpenFraction = Annotated[float, Strict(), Gt(0), Lt(1)]
 Flag = Annotated[bool, Strict()]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # becomes a folder's name
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class MethodConfig:
     """How the backbone is adapted, plus the strategies that act on its training."""
 
     __pydantic_config__ = STRICT
-    name: str
+    name: Name
     trainable: Literal["adapters", "heads"] = "adapters"  # heads: the backbone stays as it is
     rank: Count = 16  # r of A (r, in) and B (out, r)
     alpha: PositiveFloat = 32.0  # the scale starts at alpha / rank
@@ -50,7 +51,7 @@ class MethodConfig:
     orthogonality: Literal["none", "routing", "column", "row"] = "none"  # what λ penalises, see adapters/penalty.py
     orthogonality_strength: NonNegativeFloat = 0.01  # λ; Zhang et al. 2025 use 0.01
     factor_optimizer: Literal["adamw", "sgd", "frozen"] = "adamw"  # what moves A and B from the second task on
-    factor_learning_rate: PositiveFloat | None = None  # null: the method's
+    factor_learning_rate: PositiveFloat | None = None  # of A and B; null: the method's
     learning_rate: PositiveFloat | None = None  # null: the trainer's
     strategies: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
@@ -72,7 +73,7 @@ class TasksConfig:
     """A stream: the tasks in order. Its further keys are sources (`tasks.icd10.train_per_class`)."""
 
     __pydantic_config__ = STRICT
-    name: str
+    name: Name
     description: str = ""  # one line, shown by --help and describe
     order: list[str] | None = None  # task names; null: the order of the sources
     sources: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
@@ -83,7 +84,7 @@ class ModelConfig:
     """The frozen backbone. Its one further key is its kind (`model.text_encoder.pooling`)."""
 
     __pydantic_config__ = STRICT
-    name: str
+    name: Name
     path: str | None = None  # a local folder with weights and tokenizer; null: the package the kind names
     kind: str = ""  # taken from the one section
     settings: Any = None  # that section, as its kind's Config
@@ -177,7 +178,9 @@ def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str])
     if section != "model":
         return plain | {"strategies" if section == "method" else "sources": built}
     if len(built) != 1:
-        problems.append(f"model: needs exactly one kind, has {sorted(built) or 'none'}; have: {', '.join(parts.names())}")
+        problems.append(
+            f"model: needs exactly one kind, has {sorted(built) or 'none'}; have: {', '.join(parts.names())}"
+        )
         return plain
     return plain | {"kind": next(iter(built)), "settings": next(iter(built.values()))}
 

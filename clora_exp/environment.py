@@ -12,8 +12,18 @@ import torch
 
 from clora_exp.tasks.stream import TaskStream
 
-PACKAGES = ("clora-exp", "torch", "transformers", "peft", "pytorch-lightning", "hydra-core", "numpy", "pandas",
-            "safetensors", "tokenizers")  # fmt: skip
+PACKAGES = (
+    "clora-exp",
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "hydra-core",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "tokenizers",
+)
 
 
 def describe_environment(stream: TaskStream, model_sha256: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as lightning
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  # it is no error
     """The run was asked to stop; what was finished is on disk. `signal_number` is SIGINT's or SIGTERM's."""
 
     def __init__(self, signal_number: int) -> None:

@@ -84,9 +84,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     return folder
 
 
-def evaluate_all(
-    method: Method, splits: list[EncodedSplit], config: ExperimentConfig, answers: Answers
-) -> list[float]:
+def evaluate_all(method: Method, splits: list[EncodedSplit], config: ExperimentConfig, answers: Answers) -> list[float]:
     """Return the accuracy on every task; one whose deciding parameters have not changed keeps its entry."""
     for t, split in enumerate(splits):
         fingerprint = method.fingerprint(t)

@@ -1,18 +1,17 @@
 """The run directory: the only code that writes a run. Every write is atomic; the same command finds the same directory.
 
-    results/runs/<tasks>/<method>/<hash8>-s<seed>/
-      STATUS                 running | interrupted | done | failed, and the error on the second line
-      config.yaml            what ran; command.txt how to run it again; environment.json versions, hardware, data
-      accuracy_matrix.csv    first column `after`: init, then the tasks; one column a task
-      metrics.json           each metric's value, or null and the reason; metrics.csv losses and accuracies, long
-      run.log                what happened when
-      adapters/<task>/       what answered the task when it had just been learned
-      checkpoint/            what the next task needs; gone when the run is done
+results/runs/<tasks>/<method>/<hash8>-s<seed>/
+  STATUS                 running | interrupted | done | failed, and the error on the second line
+  config.yaml            what ran; command.txt how to run it again; environment.json versions, hardware, data
+  accuracy_matrix.csv    first column `after`: init, then the tasks; one column a task
+  metrics.json           each metric's value, or null and the reason; metrics.csv losses and accuracies, long
+  run.log                what happened when
+  adapters/<task>/       what answered the task when it had just been learned
+  checkpoint/            what the next task needs; gone when the run is done
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import shutil
@@ -30,8 +29,8 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
-from clora_exp.interrupts import Interrupted
 from clora_exp.files import folder_written_atomically, write_atomically
+from clora_exp.interrupts import Interrupted
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.stream import Task, TaskStream
 
@@ -199,7 +198,9 @@ class RunDirectory:
             stored = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
             return matrix, {name: Metric(**metric) for name, metric in stored.items()}
         except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self.path} is marked done but cannot be read ({error}); overwrite=true runs it again") from error
+            raise RunError(
+                f"{self.path} is marked done but cannot be read ({error}); overwrite=true runs it again"
+            ) from error
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())

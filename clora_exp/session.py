@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as lightning
@@ -45,7 +46,7 @@ class Session(lightning.LightningModule):
         self._losses: list[float] = []
         self._started = time.perf_counter()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         """Build what the method's parameter groups ask for; they exist only now that the task has begun."""
         optimizer = build_optimizer(self.method.parameter_groups(self.t), self.config.weight_decay)
         schedule = warmup_then_linear(optimizer, self.num_steps, self.config.warmup)
@@ -130,7 +131,7 @@ def seed_everything(*entropy: int) -> int:
     return seed
 
 
-def _trainer(config: TrainerConfig, callbacks: Sequence[lightning.Callback], **limits: object) -> lightning.Trainer:
+def _trainer(config: TrainerConfig, callbacks: Sequence[lightning.Callback], **limits: Any) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator=config.accelerator,
         devices=1,

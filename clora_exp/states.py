@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -36,10 +36,8 @@ def read_state(path: Path) -> Any:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             return _put_back(json.loads(metadata[_KEY]), file)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
-    except Exception as error:  # safetensors' own error class is not an ordinary one in every version
-        raise ValueError(str(error)) from error
 
 
 def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -15,7 +15,7 @@ from clora_exp.config import ExperimentConfig
 torch.set_num_threads(1)  # the default tests' models are too small for two
 
 HERE = Path(__file__).parent
-WORDS = "red green blue one two three cat dog bird iron gold tin".split()
+WORDS = ["red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "iron", "gold", "tin"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,8 +39,15 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_bert")
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                        intermediate_size=64, max_position_embeddings=32, initializer_range=0.3)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+    )
     BertModel(config).save_pretrained(folder)
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     return folder
@@ -51,9 +58,16 @@ def tiny(tiny_bert: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
     """Compose an experiment on the tiny model and the word tasks: tiny("method=clora", "trainer.epochs=1")."""
 
     def build(*overrides: str) -> ExperimentConfig:
-        fixed = [f"hydra.searchpath=[file://{HERE / 'conf'}]", "model=tiny", f"model.path={tiny_bert}", "tasks=words",
-                 f"results_dir={tmp_path / 'runs'}", "trainer.accelerator=cpu", "trainer.batch_size=8",
-                 "trainer.epochs=2"]  # fmt: skip
+        fixed = [
+            f"hydra.searchpath=[file://{HERE / 'conf'}]",
+            "model=tiny",
+            f"model.path={tiny_bert}",
+            "tasks=words",
+            f"results_dir={tmp_path / 'runs'}",
+            "trainer.accelerator=cpu",
+            "trainer.batch_size=8",
+            "trainer.epochs=2",
+        ]
         rank = [] if any(o.startswith("method.rank") for o in overrides) else ["method.rank=4"]
         return compose.compose_experiment([*fixed, *rank, *overrides])
 

@@ -22,8 +22,11 @@ def _parts(group: str) -> discovery.Parts | None:
 def _keys(group: str, name: str) -> list[str]:
     """Every key of a composed group, "a" or "part.a"."""
     composed = compose._compose([f"{group}={name}"])[group]
-    return [k if not hasattr(v, "items") else f"{k}.{inner}" for k, v in composed.items()
-            for inner in (v if hasattr(v, "items") else [None])]  # fmt: skip
+    return [
+        k if not hasattr(v, "items") else f"{k}.{inner}"
+        for k, v in composed.items()
+        for inner in (v if hasattr(v, "items") else [None])
+    ]
 
 
 def test_the_plain_command_composes_to_the_documented_defaults() -> None:
@@ -70,8 +73,15 @@ def test_a_misspelt_top_level_key_is_named(sign: str) -> None:
         compose_experiment([f"{sign}sead=1"])
 
 
-@pytest.mark.parametrize(("group", "wrong", "near"), [("method", "lroa", "lora"), ("tasks", "med_legal", "med_legal_code"),
-                                                      ("model", "minilmm", "minilm"), ("trainer", "defualt", "default")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("group", "wrong", "near"),
+    [
+        ("method", "lroa", "lora"),
+        ("tasks", "med_legal", "med_legal_code"),
+        ("model", "minilmm", "minilm"),
+        ("trainer", "defualt", "default"),
+    ],
+)
 def test_an_unknown_choice_lists_what_there_is(group: str, wrong: str, near: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose_experiment([f"{group}={wrong}"])
@@ -79,25 +89,33 @@ def test_an_unknown_choice_lists_what_there_is(group: str, wrong: str, near: str
     assert str(caught.value) == f"unknown {group} '{wrong}'; have: {choices}. Did you mean '{near}'?"
 
 
-@pytest.mark.parametrize(("override", "says"), [
-    ("method.rank=0", "method.rank=0: must be greater than 0"),
-    ("method.rank=3.5", "method.rank=3.5: "),
-    ("method.rank=true", "method.rank=True: must be an integer"),
-    ("method.rank=many", "method.rank=many: must be an integer"),
-    ("method.dropout=1.0", "method.dropout=1.0: must be less than 1"),
-    ("method.gate=scaler", "method.gate=scaler: must be one of none, scalar, per_rank, per_output. Did you mean 'scalar'?"),
-    ("method.target_modules=query", "method.target_modules=query: must be a valid list"),
-    ("trainer.learning_rate=0", "trainer.learning_rate=0: must be greater than 0"),
-    ("trainer.learning_rate=-1e-3", "trainer.learning_rate=-0.001: must be greater than 0"),
-    ("trainer.learning_rate=inf", "trainer.learning_rate=inf: must be a finite number"),
-    ("method.learning_rate=-1", "method.learning_rate=-1: must be greater than 0"),
-    ("trainer.max_steps=0", "trainer.max_steps=0: must be greater than 0"),
-    ("seed=-1", "seed=-1: must be greater than or equal to 0"),
-    ("overwrite=1", "overwrite=1: must be a valid boolean"),
-    ("tasks.icd10.train_per_class=0", "tasks.icd10.train_per_class=0: must be greater than 0"),
-    ("seed=${nothing}", "nothing"),
-    ("a b", "cannot read 'a b'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("method.rank=0", "method.rank=0: must be greater than 0"),
+        ("method.rank=3.5", "method.rank=3.5: "),
+        ("method.rank=true", "method.rank=True: must be an integer"),
+        ("method.rank=many", "method.rank=many: must be an integer"),
+        ("method.dropout=1.0", "method.dropout=1.0: must be less than 1"),
+        (
+            "method.gate=scaler",
+            "method.gate=scaler: must be one of none, scalar, per_rank, per_output. Did you mean 'scalar'?",
+        ),
+        ("method.target_modules=query", "method.target_modules=query: must be a valid list"),
+        ("trainer.learning_rate=0", "trainer.learning_rate=0: must be greater than 0"),
+        ("trainer.learning_rate=-1e-3", "trainer.learning_rate=-0.001: must be greater than 0"),
+        ("trainer.learning_rate=inf", "trainer.learning_rate=inf: must be a finite number"),
+        ("method.learning_rate=-1", "method.learning_rate=-1: must be greater than 0"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: must be greater than 0"),
+        ("seed=-1", "seed=-1: must be greater than or equal to 0"),
+        ("overwrite=1", "overwrite=1: must be a valid boolean"),
+        ("tasks.icd10.train_per_class=0", "tasks.icd10.train_per_class=0: must be greater than 0"),
+        ("method.name=../up", "method.name=../up: "),
+        ("tasks.icd10.name=a/b", "tasks.icd10.name=a/b: "),
+        ("seed=${nothing}", "nothing"),
+        ("a b", "cannot read 'a b'"),
+    ],
+)
 def test_an_impossible_value_is_one_clear_line(override: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose_experiment([override])
@@ -105,12 +123,15 @@ def test_an_impossible_value_is_one_clear_line(override: str, says: str) -> None
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("overrides", "says"), [
-    (["method=clora", "method.factors=per_task"], "routing=additive needs factors=shared"),
-    (["method=lora", "method.basis=svd"], "basis=svd needs"),
-    (["method=lora", "method.routing=per_task"], "routing=per_task needs"),
-    (["method=lora", "method.orthogonality=row"], "orthogonality=row needs routing=additive"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method=clora", "method.factors=per_task"], "routing=additive needs factors=shared"),
+        (["method=lora", "method.basis=svd"], "basis=svd needs"),
+        (["method=lora", "method.routing=per_task"], "routing=per_task needs"),
+        (["method=lora", "method.orthogonality=row"], "orthogonality=row needs routing=additive"),
+    ],
+)
 def test_settings_that_contradict_each_other_say_why(overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         compose_experiment(overrides)

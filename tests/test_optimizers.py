@@ -12,8 +12,10 @@ def _parameters() -> list[nn.Parameter]:
 
 
 def _groups(parameters) -> list[dict]:
-    return [{"params": [parameters[0]], "lr": 0.1, "optimizer": "adamw"},
-            {"params": [parameters[1]], "lr": 0.2, "optimizer": "sgd", "weight_decay": 0.0}]  # fmt: skip
+    return [
+        {"params": [parameters[0]], "lr": 0.1, "optimizer": "adamw"},
+        {"params": [parameters[1]], "lr": 0.2, "optimizer": "sgd", "weight_decay": 0.0},
+    ]
 
 
 def test_groups_of_one_kind_need_no_wrapper() -> None:

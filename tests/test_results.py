@@ -36,8 +36,17 @@ def content(folder) -> dict[str, str]:
 def test_a_run_leaves_what_the_design_names(tiny) -> None:
     config = tiny("method=clora_xs")
     folder = run(config, "python run.py method=clora_xs", quiet())
-    expected = {"STATUS", "config.yaml", "command.txt", "environment.json", "accuracy_matrix.csv", "metrics.json",
-                "metrics.csv", "run.log", "adapters"}  # fmt: skip
+    expected = {
+        "STATUS",
+        "config.yaml",
+        "command.txt",
+        "environment.json",
+        "accuracy_matrix.csv",
+        "metrics.json",
+        "metrics.csv",
+        "run.log",
+        "adapters",
+    }
     assert {p.name for p in folder.path.iterdir()} == expected
     assert (folder.path / "STATUS").read_text() == "done\n"
     assert (folder.path / "command.txt").read_text() == "python run.py method=clora_xs\n"
@@ -167,8 +176,14 @@ def test_the_hash_names_what_decides_the_numbers_and_nothing_else(tiny, tmp_path
     assert name(f"results_dir={tmp_path}") == same
     assert name("overwrite=true") == same
     assert name("model.path=/elsewhere") == same
-    different = {name("data_seed=1"), name("method.rank=2"), name("trainer.epochs=3"), name(model="other"),
-                 name("+tasks.order=[second,first,third]"), same}  # fmt: skip
+    different = {
+        name("data_seed=1"),
+        name("method.rank=2"),
+        name("trainer.epochs=3"),
+        name(model="other"),
+        name("+tasks.order=[second,first,third]"),
+        same,
+    }
     assert len(different) == 6
 
 

@@ -16,11 +16,17 @@ def run_py(*overrides: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True, **options)
 
 
-@pytest.mark.parametrize(("overrides", "line"), [
-    (["method=lroa"], "error: unknown method 'lroa'; have: clora, clora_xs, frozen, lora. Did you mean 'lora'?"),
-    (["tasks=med_legal_cod"], "error: unknown tasks 'med_legal_cod'; have: med_legal_code. Did you mean 'med_legal_code'?"),
-    (["method.rank=0"], "error: method.rank=0: must be greater than 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["method=lroa"], "error: unknown method 'lroa'; have: clora, clora_xs, frozen, lora. Did you mean 'lora'?"),
+        (
+            ["tasks=med_legal_cod"],
+            "error: unknown tasks 'med_legal_cod'; have: med_legal_code. Did you mean 'med_legal_code'?",
+        ),
+        (["method.rank=0"], "error: method.rank=0: must be greater than 0"),
+    ],
+)
 def test_a_mistake_is_one_line_and_status_2(overrides: list[str], line: str) -> None:
     done = run_py(*overrides)
     assert (done.returncode, done.stderr.strip(), done.stdout) == (2, line, "")
@@ -36,8 +42,16 @@ def test_a_misspelt_key_names_the_nearest_field(override: str) -> None:
 
 
 def _tiny(tiny_bert: Path, results: Path) -> list[str]:
-    return [f"model.path={tiny_bert}", f"results_dir={results}", "trainer.accelerator=cpu", "trainer.max_steps=2", "model.text_encoder.max_length=16",
-            "tasks.icd10.train_per_class=2", "tasks.licences.train_per_class=2", "tasks.stdlib.train_per_class=2"]  # fmt: skip
+    return [
+        f"model.path={tiny_bert}",
+        f"results_dir={results}",
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=2",
+        "model.text_encoder.max_length=16",
+        "tasks.icd10.train_per_class=2",
+        "tasks.licences.train_per_class=2",
+        "tasks.stdlib.train_per_class=2",
+    ]
 
 
 @pytest.mark.slow
@@ -50,7 +64,14 @@ def test_target_modules_that_match_nothing_list_what_there_is(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tiny_bert: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "run.py", "method=lora", *_tiny(tiny_bert, tmp_path), "trainer.max_steps=400", "trainer.epochs=400"]
+    command = [
+        sys.executable,
+        "run.py",
+        "method=lora",
+        *_tiny(tiny_bert, tmp_path),
+        "trainer.max_steps=400",
+        "trainer.epochs=400",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("adapters/medical")) and time.monotonic() < deadline:

@@ -61,16 +61,18 @@ class Adapters:
         """
         s = self.settings
         first = all(layer.task == 0 for layer in self.layers.values())
-        factors = {"params": self._trainable("A", "B"), "optimizer": "adamw"}
+        factors: dict[str, Any] = {"params": self._trainable("A", "B"), "optimizer": "adamw"}
+        if s.factor_learning_rate is not None:
+            factors["lr"] = s.factor_learning_rate
         if s.factor_optimizer == "sgd" and not first:
             factors |= {"optimizer": "sgd", "weight_decay": 0.0}
-            if s.factor_learning_rate is not None:
-                factors["lr"] = s.factor_learning_rate
         small = {"params": self._trainable("routing", "gate", "scale"), "optimizer": "adamw", "weight_decay": 0.0}
         return [group for group in (factors, small) if group["params"]]
 
     def _trainable(self, *parts: str) -> list[nn.Parameter]:
-        every = (layer.part(part) for layer in self.layers.values() for part in parts if part in layer.parts_in_workspace())
+        every = (
+            layer.part(part) for layer in self.layers.values() for part in parts if part in layer.parts_in_workspace()
+        )
         return [parameter for parameter in every if parameter.requires_grad]
 
     def penalty(self) -> Tensor | None:

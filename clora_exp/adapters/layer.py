@@ -44,7 +44,7 @@ class Parts:
     scale: Tensor | float
 
 
-class AdaptedLinear(lora.Linear):  # type: ignore[misc]
+class AdaptedLinear(lora.Linear):
     """PEFT's LoRA linear layer with routing, gate, learned scale and per-task parts."""
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, *, settings: MethodConfig, **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ class AdaptedLinear(lora.Linear):  # type: ignore[misc]
             self.register_buffer("lora_routing_old", torch.zeros(r, r, **like))
         if settings.basis == "svd":
             self._use_svd_basis()
-        self.adapter_layer_names = (*type(self).adapter_layer_names, *(f"lora_{part}" for part in parts))
+        self.adapter_layer_names = (*lora.Linear.adapter_layer_names, *(f"lora_{part}" for part in parts))
         self.owned = self._owned_parts()
         for part in self.owned:
             self.register_buffer(f"lora_stack_{part}", self.part(part).detach()[None][:0].clone())
@@ -109,8 +109,8 @@ class AdaptedLinear(lora.Linear):  # type: ignore[misc]
     def start_task(self, t: int) -> None:
         """Prepare the workspace for task t: draw what is fresh, and choose what trains.
 
-        First task of `clora`: R_old = 0, R_δ = I, B = 0, so it is plain LoRA with a trainable routing. Later tasks start
-        R_δ from normal(0, routing_std). Parts that a task owns start so that the update is zero.
+        First task of `clora`: R_old = 0, R_δ = I, B = 0, so it is plain LoRA with a trainable routing. Later tasks
+        start R_δ from normal(0, routing_std). Parts that a task owns start so that the update is zero.
         """
         s = self.settings
         self.task = t
@@ -126,7 +126,9 @@ class AdaptedLinear(lora.Linear):  # type: ignore[misc]
             self.part("gate").fill_(math.log(s.gate_start / (1 - s.gate_start)))
         if s.scale == "learned":
             self.part("scale").fill_(s.alpha / s.rank)
-        train_factors = s.basis == "learned" and not (t > 0 and s.factors == "shared" and s.factor_optimizer == "frozen")
+        train_factors = s.basis == "learned" and not (
+            t > 0 and s.factors == "shared" and s.factor_optimizer == "frozen"
+        )
         for part in self.parts_in_workspace():
             self.part(part).requires_grad_(train_factors if part in ("A", "B") else True)
 
@@ -193,7 +195,7 @@ class AdaptedLinear(lora.Linear):  # type: ignore[misc]
         else:
             factor = factor.T if isinstance(factor, Tensor) and factor.ndim else factor
             update = F.linear(F.linear(x, parts.A) * factor, parts.B)
-        return result + (update * gate if gates_output else update)
+        return result + (update if gate is None or not gates_output else update * gate)
 
 
 def _additive(x: Tensor, parts: Parts, factor: Tensor | float) -> Tensor:
@@ -203,7 +205,7 @@ def _additive(x: Tensor, parts: Parts, factor: Tensor | float) -> Tensor:
     old, delta = parts.R_old * factor, parts.R * factor
     if not (parts.A.requires_grad and torch.is_grad_enabled()):
         return F.linear(F.linear(F.linear(x, parts.A), old + delta), parts.B)
-    tensors = (x.flatten(0, -2), parts.A, parts.B, old, delta)
+    tensors: tuple[Tensor, ...] = (x.flatten(0, -2), parts.A, parts.B, old, delta)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         tensors = tuple(tensor.to(dtype) for tensor in tensors)

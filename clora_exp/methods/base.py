@@ -7,12 +7,13 @@ import hashlib
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clora_exp import discovery
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.config import ExperimentConfig
+from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch
 from clora_exp.tasks.stream import Task, TaskStream
 
@@ -20,7 +21,8 @@ from clora_exp.tasks.stream import Task, TaskStream
 class Strategy:
     """What a method adds to plain training. Every hook has a harmless default; none sees a Trainer, logger or file.
 
-    A strategy `x` is the one subclass in `methods/x.py`, beside its `Config`. Apart from gradients in `before_optimizer_step`, hooks return values and change nothing but the strategy's own state.
+    A strategy `x` is the one subclass in `methods/x.py`, beside its `Config`. Apart from gradients in
+    `before_optimizer_step`, hooks return values and change nothing but the strategy's own state.
     """
 
     def __init__(self, config: Any, method: "Method") -> None:
@@ -64,15 +66,13 @@ class Method:
         self.config = config.method
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.trainer.head_learning_rate
-        self.model: nn.Module = discovery.model_kinds.load(config.model.kind).build(config.model, stream)
+        self.model: TaskModel = discovery.model_kinds.load(config.model.kind).build(config.model, stream)
         self.model.backbone.eval()  # a frozen backbone answers without its own dropout, in training too
         self.adapters: Adapters | None = None
         if self.config.trainable == "adapters":
             self.adapters = Adapters(self.model.backbone, self.config, config.model.settings.target_modules)
         self.model.requires_grad_(False)
-        self.strategies = [
-            _strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()
-        ]
+        self.strategies = [_strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
 
     def before_task(self, t: int, task: Task) -> None:
         """Make the task's head and adapters trainable, and nothing else."""
@@ -83,7 +83,7 @@ class Method:
             strategy.before_task(t, task)
 
     def parameter_groups(self, t: int) -> list[dict[str, Any]]:
-        """Return the optimiser groups of task t; "optimizer" names what moves a group, "lr" defaults to the method's."""
+        """Return the optimiser groups of task t; "lr" defaults to the method's, "optimizer" names what moves it."""
         groups = self.adapters.parameter_groups() if self.adapters else []
         head = {"params": list(self.model.heads[t].parameters()), "optimizer": "adamw", "lr": self.head_learning_rate}
         groups = [*groups, head]
@@ -139,7 +139,9 @@ class Method:
         return {
             "heads": self.model.heads.state_dict(),
             "adapters": self.adapters.state_dict() if self.adapters else {},
-            "strategies": {name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)},
+            "strategies": {
+                name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -4,10 +4,11 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from clora_exp.config import STRICT, Count, ModelConfig
 from clora_exp.errors import ModelError
 from clora_exp.files import write_atomically
+from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.models.weights import sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir
@@ -32,16 +34,18 @@ class Config:
     subfolder: str = "model"
     max_length: Count = 96  # tokens; longer texts are cut
     pooling: Literal["mean", "pooler"] = "mean"  # mean over the mask, or the model's pooler on the first token
-    target_modules: list[str] = field(default_factory=lambda: ["query", "key", "value"])  # adapted unless the method says
+    target_modules: list[str] = field(
+        default_factory=lambda: ["query", "key", "value"]
+    )  # adapted unless the method says
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TaskModel):
     """Backbone and heads; `forward` answers a batch of one task with that task's head.
 
     Shapes: n examples, l tokens, d hidden size, c labels of the task.
     """
 
-    def __init__(self, backbone: nn.Module, tokenizer: object, folder: Path, config: Config, stream: TaskStream) -> None:
+    def __init__(self, backbone: Any, tokenizer: Any, folder: Path, config: Config, stream: TaskStream) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(nn.Linear(backbone.config.hidden_size, len(task.labels)) for task in stream)
@@ -69,7 +73,9 @@ class TextEncoder(nn.Module):
         try:
             arrays = load_arrays(path.read_bytes())
             token_ids, starts = arrays["token_ids"], arrays["starts"]
-        except (OSError, ValueError, KeyError, ArithmeticError):
+            if len(starts) != len(task.split(split)) + 1 or starts[-1] != len(token_ids):
+                raise ValueError("another number of examples")
+        except (OSError, ValueError, KeyError, SafetensorError):
             token_ids, starts = self._tokenise([example.text for example in task.split(split)])
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, save_arrays({"token_ids": token_ids, "starts": starts}))
@@ -115,6 +121,8 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
         raise ModelError(f"model={config.name}: {folder} does not load: {str(error).splitlines()[0]}") from error
     positions = getattr(backbone.config, "max_position_embeddings", settings.max_length)
     if settings.max_length > positions:
-        raise ModelError(f"model.text_encoder.max_length={settings.max_length}: {config.name} has {positions} positions")
+        raise ModelError(
+            f"model.text_encoder.max_length={settings.max_length}: {config.name} has {positions} positions"
+        )
     backbone.requires_grad_(False)
     return TextEncoder(backbone, tokenizer, folder, settings, stream)

@@ -46,9 +46,8 @@ class Terminal:
 
     def header(self, config: ExperimentConfig, stream: TaskStream, folder: RunDirectory) -> None:
         """Print what runs, where and on what."""
-        device = config.trainer.accelerator
-        if device == "cpu" or not torch.cuda.is_available():
-            device = f"cpu, {torch.get_num_threads()} threads"
+        on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
         self.console.print(f"[bold]{config.method.name}[/] learns {' → '.join(stream.names)} on {config.model.name}")
         self._line("folder", folder.path)
         self._line("device", device)
@@ -57,12 +56,12 @@ class Terminal:
     def method(self, method: "Method") -> None:
         """Print what the method may train at most: adapters and heads against the backbone."""
         parameters = list(method.model.parameters())
-        adapters = method.adapters.layers.values() if method.adapters else []
-        added = sum(p.numel() for layer in adapters for n, p in layer.named_parameters() if n.startswith("lora_"))
+        layers = list(method.adapters.layers.values()) if method.adapters else []
+        added = sum(p.numel() for layer in layers for n, p in layer.named_parameters() if n.startswith("lora_"))
         heads = sum(p.numel() for p in method.model.heads.parameters())
         backbone = sum(p.numel() for p in parameters) - added - heads
-        text = f"{len(adapters)} layers adapted, {added:,} parameters ({added / backbone:.2%} of {backbone:,}), heads {heads:,}"
-        self._line("size", text if added else f"heads only, {heads:,} parameters on {backbone:,} frozen")
+        share = f"{len(layers)} layers adapted, {added:,} parameters ({added / backbone:.2%} of {backbone:,}), "
+        self._line("size", f"{share if added else f'{backbone:,} parameters frozen, '}heads {heads:,}")
 
     def resumed(self, matrix: AccuracyMatrix, num_tasks_done: int) -> None:
         """Say where an interrupted run goes on, and print the rows it has."""
@@ -86,8 +85,10 @@ class Terminal:
     def finished(self, folder: RunDirectory, matrix: AccuracyMatrix, metrics: dict[str, Metric]) -> None:
         """Print the matrix, where this process has not printed it yet, the metrics, one sentence and the folder."""
         if self._num_rows == 0:
-            self.console.print(f"[bold]{folder.config.method.name}[/] on {folder.config.tasks.name} is done already; "
-                               "[bold]overwrite=true[/] runs it again")  # fmt: skip
+            self.console.print(
+                f"[bold]{folder.config.method.name}[/] on {folder.config.tasks.name} is done already; "
+                "[bold]overwrite=true[/] runs it again"
+            )
             for i in range(len(matrix.rows)):
                 self.row(matrix, i)
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -139,9 +140,16 @@ class _Bar(lightning.Callback):
     """A progress bar with the time left."""
 
     def __init__(self, console: Console, task: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("steps"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(compact=True),
-                   TextColumn("loss {task.fields[loss]}"))  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("loss {task.fields[loss]}"),
+        )
         self._progress = Progress(*columns, console=console, transient=True)
         self._task = task
         self._id: Any = None

@@ -1,7 +1,7 @@
 """Look at a stream, or take its data elsewhere.
 
-    python -m clora_exp.tasks describe med_legal_code
-    python -m clora_exp.tasks export med_legal_code FOLDER
+python -m clora_exp.tasks describe med_legal_code
+python -m clora_exp.tasks export med_legal_code FOLDER
 """
 
 import argparse
@@ -20,7 +20,9 @@ from clora_exp.tasks.stream import SPLITS, Task, TaskStream, json_lines, load_st
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m clora_exp.tasks", description="Look at a task stream, or export it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m clora_exp.tasks", description="Look at a task stream, or export it."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     describe_parser = commands.add_parser("describe", help="sizes, class counts, licences, fingerprints, examples")
     export_parser = commands.add_parser("export", help="write every split as JSON Lines (id, text, label)")

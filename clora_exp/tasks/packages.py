@@ -35,5 +35,7 @@ def package_folder(package: str, folder: str) -> Path:
     """
     path = Path(str(_distribution(package).locate_file(folder)))
     if not path.is_dir():
-        raise DataError(f"the package {package!r} has no folder {folder!r}; reinstall it: pip install --force-reinstall {package}")
+        raise DataError(
+            f"the package {package!r} has no folder {folder!r}; reinstall it: pip install --force-reinstall {package}"
+        )
     return path

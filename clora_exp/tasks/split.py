@@ -49,9 +49,7 @@ def distinct(examples: Iterable["Example"]) -> list["Example"]:
     return [example for key, example in first.items() if key and len(labels[key]) == 1]
 
 
-def grouped_splits(
-    task: str, examples: list["Example"], sizes: PerClass, data_seed: int
-) -> dict[str, list["Example"]]:
+def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_seed: int) -> dict[str, list["Example"]]:
     """Draw the same number of examples of every class for each split, no group in two splits.
 
     Within a class the groups are shuffled and dealt, each to the split that is furthest from its share of the class's

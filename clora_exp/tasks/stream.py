@@ -45,7 +45,7 @@ class Task:
     test: list[Example]
 
     def __post_init__(self) -> None:
-        """Raises: DataError if a split is empty, a label is unknown, there is one class, or two splits share a group."""
+        """Raises DataError if a split is empty, a label is unknown, there is one class, or splits share a group."""
         if len(self.labels) < 2:
             raise DataError(f"task {self.name!r} has {len(self.labels)} class; a task needs at least two to learn from")
         for split in SPLITS:
@@ -54,7 +54,7 @@ class Task:
             strange = {example.label for example in self.split(split)} - set(self.labels)
             if strange:
                 raise DataError(f"task {self.name!r}: " + unknown(f"{split} label", min(strange), self.labels))
-        groups = {split: {example.group for example in self.split(split)} for split in SPLITS}
+        groups: dict[str, set[str]] = {split: {example.group for example in self.split(split)} for split in SPLITS}
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             shared = groups[one] & groups[other]
             if shared:

@@ -16,12 +16,20 @@ from clora_exp.config import MethodConfig
 LORA = MethodConfig(name="m", rank=4, alpha=6.0)
 CLORA = dataclasses.replace(LORA, routing="additive", orthogonality="routing")
 CLORA_XS = dataclasses.replace(LORA, basis="svd", routing="per_task", gate="scalar")
-ISOLATED = [dataclasses.replace(LORA, factors="per_task"),
-            dataclasses.replace(LORA, factors="per_task", gate="scalar", scale="learned"),
-            dataclasses.replace(LORA, factors="per_task", gate="per_rank", routing="per_task"),
-            dataclasses.replace(LORA, factors="per_task", gate="per_output"), CLORA_XS]  # fmt: skip
-EVERY = [LORA, CLORA, dataclasses.replace(CLORA, gate="per_rank", scale="learned"),
-         dataclasses.replace(CLORA, gate="per_output"), *ISOLATED]  # fmt: skip
+ISOLATED = [
+    dataclasses.replace(LORA, factors="per_task"),
+    dataclasses.replace(LORA, factors="per_task", gate="scalar", scale="learned"),
+    dataclasses.replace(LORA, factors="per_task", gate="per_rank", routing="per_task"),
+    dataclasses.replace(LORA, factors="per_task", gate="per_output"),
+    CLORA_XS,
+]
+EVERY = [
+    LORA,
+    CLORA,
+    dataclasses.replace(CLORA, gate="per_rank", scale="learned"),
+    dataclasses.replace(CLORA, gate="per_output"),
+    *ISOLATED,
+]
 names = {"argvalues": EVERY, "ids": lambda s: "-".join([s.factors, s.basis, s.routing, s.gate, s.scale])}
 
 

@@ -9,12 +9,17 @@ from clora_exp.adapters.penalty import orthogonality
 @pytest.fixture
 def parts() -> tuple[torch.Tensor, ...]:
     g = torch.Generator().manual_seed(1)
-    return tuple(torch.randn(s, generator=g, dtype=torch.float64, requires_grad=True) for s in ((3, 8), (5, 3), (3, 3), (3, 3)))
+    return tuple(
+        torch.randn(s, generator=g, dtype=torch.float64, requires_grad=True) for s in ((3, 8), (5, 3), (3, 3), (3, 3))
+    )
 
 
 def _explicit(kind: str, A, B, R_old, R_delta) -> torch.Tensor:
-    left, right = {"routing": (R_old, R_delta), "column": (B @ R_old, B @ R_delta),
-                   "row": ((R_old @ A).T, (R_delta @ A).T)}[kind]  # fmt: skip
+    left, right = {
+        "routing": (R_old, R_delta),
+        "column": (B @ R_old, B @ R_delta),
+        "row": ((R_old @ A).T, (R_delta @ A).T),
+    }[kind]
     return (left.T @ right).pow(2).sum()
 
 

@@ -19,7 +19,7 @@ def test_value_is_the_whole_update(tensors) -> None:
 
 
 def test_factors_learn_through_the_new_routing_alone(tensors) -> None:
-    """Closed forms of METHODS: ∂L/∂B = G (R_δ A)ᵀ, ∂L/∂A = (B R_δ)ᵀ G with G = ∂L/∂ΔW; and autograd on B R_δ A x + c."""
+    """∂L/∂B = G (R_δ A)ᵀ and ∂L/∂A = (B R_δ)ᵀ G with G = ∂L/∂ΔW; and autograd on B R_δ A x + c."""
     x, A, B, R_old, R_delta = tensors.values()
     weight = torch.randn(7, 6, dtype=torch.float64)
     grad_A, grad_B = torch.autograd.grad((RoutedUpdate.apply(x, A, B, R_old, R_delta) * weight).sum(), (A, B))

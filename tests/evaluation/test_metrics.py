@@ -29,7 +29,9 @@ def test_metric_has_the_hand_worked_value(name: str, hand_worked) -> None:
 
 
 def test_forward_transfer_is_null_with_a_reason_where_every_task_has_its_own_head(hand_worked) -> None:
-    metric = metrics_of_run(AccuracyMatrix(["a", "b", "c"], np.array(hand_worked)), head_per_task=True)["forward_transfer"]
+    metric = metrics_of_run(AccuracyMatrix(["a", "b", "c"], np.array(hand_worked)), head_per_task=True)[
+        "forward_transfer"
+    ]
     assert metric.value is None
     assert "untrained" in metric.reason
 

@@ -107,6 +107,15 @@ def test_gradient_accumulation_takes_fewer_optimiser_steps(run: Run, tiny) -> No
     assert [s.step for s in halved.learn(0)] == list(range(1, 7))  # 5 batches an epoch: 2 + 2 + 1
 
 
+def test_adapter_dropout_acts_in_training_and_not_in_answers(run: Run, tiny) -> None:
+    if run.method.adapters is None:
+        return
+    dropping = Run(tiny(f"method={run.config.method.name}", "method.dropout=0.5"))
+    plain = Run(tiny(f"method={run.config.method.name}"))
+    assert [s.loss for s in dropping.learn(0)] != [s.loss for s in plain.learn(0)]
+    assert torch.equal(dropping.logits(0), dropping.logits(0))
+
+
 def test_bf16_autocast_trains(run: Run, tiny) -> None:
     mixed = Run(tiny(f"method={run.config.method.name}", "trainer.precision=bf16-mixed"))
     mixed.learn(0)

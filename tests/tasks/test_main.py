@@ -36,4 +36,7 @@ def test_export_writes_files_whose_hash_is_the_fingerprint(tmp_path, capsys) -> 
 
 def test_an_unknown_stream_is_one_line_and_status_2(capsys) -> None:
     assert tasks_main.main(["describe", "med_legal"]) == 2
-    assert capsys.readouterr().err == "error: unknown tasks 'med_legal'; have: med_legal_code. Did you mean 'med_legal_code'?\n"
+    assert (
+        capsys.readouterr().err
+        == "error: unknown tasks 'med_legal'; have: med_legal_code. Did you mean 'med_legal_code'?\n"
+    )

@@ -45,7 +45,7 @@ def test_the_names_that_give_a_label_away_are_masked(stream: TaskStream) -> None
         module = example.group.removesuffix(".py").split("/")[0].strip("_")
         words = example.text.replace("_", " ").replace(".", " ").split()
         assert module not in words or len(module) < 3, example.id
-    assert not any("http://" in e.text or "@" in e.text and ".com" in e.text for e in legal.train)
+    assert not any("http://" in e.text or ("@" in e.text and ".com" in e.text) for e in legal.train)
     assert sum("___" in e.text for e in legal.train) > 300
 
 

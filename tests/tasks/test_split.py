@@ -10,8 +10,10 @@ from clora_exp.tasks.stream import Example
 def _examples(num_groups: int = 12, per_group: int = 5) -> list[Example]:
     return [
         Example(f"{label}{g}.{k}", f"text {label} {g} {k}", label, group=f"{label}{g}")
-        for label in "xyz" for g in range(num_groups) for k in range(per_group)
-    ]  # fmt: skip
+        for label in "xyz"
+        for g in range(num_groups)
+        for k in range(per_group)
+    ]
 
 
 def test_splits_share_no_group_and_are_balanced() -> None:
@@ -34,7 +36,9 @@ def test_splits_depend_on_the_seed_and_not_on_the_order_of_the_examples() -> Non
 def test_no_large_group_dominates_a_split() -> None:
     big = [Example(f"big{k}", f"big {k}", "x", group="big") for k in range(1000)]
     splits = grouped_splits("t", _examples() + big, PerClass(20, 5, 10), data_seed=3)
-    largest = {name: Counter(e.group for e in rows if e.label == "x").most_common(1)[0][1] for name, rows in splits.items()}
+    largest = {
+        name: Counter(e.group for e in rows if e.label == "x").most_common(1)[0][1] for name, rows in splits.items()
+    }
     assert largest["train"] <= 20
     without_big = [rows for rows in splits.values() if not any(e.group == "big" for e in rows)]
     assert len(without_big) == 2
@@ -57,7 +61,9 @@ def test_distinct_keeps_a_text_once_and_drops_a_text_with_two_labels() -> None:
 
 
 def test_mask_hides_names_in_any_case_and_punctuation_but_not_inside_words() -> None:
-    assert mask("Under the Apache-License 2.0 or apache license_2_0.", ["apache license 2.0"]) == "Under the ___ or ___."
+    assert (
+        mask("Under the Apache-License 2.0 or apache license_2_0.", ["apache license 2.0"]) == "Under the ___ or ___."
+    )
     assert mask("permit MIT submit", ["mit"]) == "permit ___ submit"
     assert mask("import json; json_dumps = json.dumps", ["json"]) == "import ___; ____dumps = ___.dumps"
     assert mask("as is", ["is"]) == "as is"

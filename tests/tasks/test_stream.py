@@ -8,8 +8,13 @@ from clora_exp.tasks.stream import Example, Task, json_lines, load_stream
 
 
 def _task(**changes) -> Task:
-    rows = {s: [Example(f"{s}{i}", f"t{i}", label, f"{s}{i}") for i, label in enumerate("ab")] for s in ("train", "validation", "test")}
-    return Task(**{"name": "t", "description": "", "licence": "", "attribution": "", "labels": ["a", "b"], **rows, **changes})
+    rows = {
+        s: [Example(f"{s}{i}", f"t{i}", label, f"{s}{i}") for i, label in enumerate("ab")]
+        for s in ("train", "validation", "test")
+    }
+    return Task(
+        **{"name": "t", "description": "", "licence": "", "attribution": "", "labels": ["a", "b"], **rows, **changes}
+    )
 
 
 def test_one_class_is_refused() -> None:
@@ -55,7 +60,7 @@ def test_a_task_name_used_twice_is_an_error(tiny) -> None:
 def test_the_cache_gives_back_the_same_tasks_and_follows_config_and_seed(tiny) -> None:
     config = tiny().tasks
     first = load_stream(config, 0)
-    assert [t for t in load_stream(config, 0)] == list(first)
+    assert list(load_stream(config, 0)) == list(first)
     assert load_stream(config, 1).fingerprints() != first.fingerprints()
     assert len(load_stream(tiny("+tasks.words.per_class=5").tasks, 0).tasks[0].train) == 15
 

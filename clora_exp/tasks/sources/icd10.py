@@ -6,7 +6,7 @@ The text holds no code. A description may use the words of its chapter's title (
 
 from dataclasses import dataclass
 
-from clora_exp.config import STRICT, Count
+from clora_exp.config import STRICT, Count, Name
 from clora_exp.tasks.packages import package_fingerprint
 from clora_exp.tasks.split import PerClass, distinct, grouped_splits
 from clora_exp.tasks.stream import Example, Task
@@ -28,7 +28,7 @@ class Config:
     """Examples a class and split; 21 classes."""
 
     __pydantic_config__ = STRICT
-    name: str = "medical"
+    name: Name = "medical"
     train_per_class: Count = 48
     validation_per_class: Count = 10
     test_per_class: Count = 19

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from clora_exp.config import STRICT, Count
+from clora_exp.config import STRICT, Count, Name
 from clora_exp.errors import DataError
 from clora_exp.tasks.packages import package_fingerprint, package_folder
 from clora_exp.tasks.split import MASK, PerClass, distinct, grouped_splits, mask
@@ -25,7 +25,7 @@ ATTRIBUTION = "ScanCode LicenseDB, nexB Inc. and others, through the package lic
 
 URL = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\w+")
 
-# Categories with enough licences to split by licence; "commercial" and "free restricted" have a dozen each with notices.
+# Categories with enough licences to split by licence; "commercial" and "free restricted" have a dozen with notices.
 CATEGORIES = {
     "Permissive": "permissive",
     "Copyleft": "copyleft",
@@ -41,7 +41,7 @@ class Config:
     """Examples a class and split (6 classes), and the characters a text may have."""
 
     __pydantic_config__ = STRICT
-    name: str = "legal"
+    name: Name = "legal"
     train_per_class: Count = 168
     validation_per_class: Count = 33
     test_per_class: Count = 66

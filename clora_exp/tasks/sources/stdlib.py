@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clora_exp.config import STRICT, Count
+from clora_exp.config import STRICT, Count, Name
 from clora_exp.tasks.split import PerClass, distinct, grouped_splits, mask
 from clora_exp.tasks.stream import Example, Task
 
@@ -23,8 +23,8 @@ ATTRIBUTION = "the Python standard library, Python Software Foundation"
 # Chapter of the library reference → its modules. Chapters with fewer than nine files in Python 3.11 are left out, and
 # Tk, which some distributions package apart.
 CHAPTERS = {
-    "data types": "datetime _pydatetime zoneinfo calendar collections _collections_abc heapq bisect weakref _weakrefset "
-    "types copy pprint reprlib enum graphlib",
+    "data types": "datetime _pydatetime zoneinfo calendar collections _collections_abc heapq bisect weakref "
+    "_weakrefset types copy pprint reprlib enum graphlib",
     "file access": "pathlib posixpath ntpath genericpath fileinput stat filecmp tempfile glob fnmatch linecache shutil",
     "operating system": "os io _pyio time _strptime argparse optparse getopt logging getpass curses platform ctypes",
     "concurrency": "threading _threading_local multiprocessing concurrent subprocess sched queue contextvars",
@@ -46,7 +46,7 @@ class Config:
     """Examples a class and split (12 classes), and the lines a function may have."""
 
     __pydantic_config__ = STRICT
-    name: str = "code"
+    name: Name = "code"
     train_per_class: Count = 84
     validation_per_class: Count = 17
     test_per_class: Count = 33
@@ -92,7 +92,7 @@ def _functions(source: str, config: Config) -> Iterator[tuple[str, str]]:
     """Yield ("line:name", dedented source without decorators) of the functions of a wanted length."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-            if config.min_lines <= node.end_lineno - node.lineno + 1 <= config.max_lines:
-                text = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-                yield f"{node.lineno}:{node.name}", text
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.end_lineno is None:
+            continue
+        if config.min_lines <= node.end_lineno - node.lineno + 1 <= config.max_lines:
+            yield f"{node.lineno}:{node.name}", textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))

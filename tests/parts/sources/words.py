@@ -9,7 +9,7 @@ import numpy as np
 from clora_exp.config import STRICT, Count
 from clora_exp.tasks.stream import Example, Task
 
-WORDS = "red green blue one two three cat dog bird iron gold tin".split()
+WORDS = ["red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "iron", "gold", "tin"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""What the README says is so: its paths exist, its commands run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+PYTHON = [command for command in COMMANDS if command.startswith("python ")]
+FEW = [
+    "trainer.max_steps=2",
+    "tasks.icd10.test_per_class=2",
+    "tasks.licences.test_per_class=5",
+    "tasks.stdlib.test_per_class=3",
+    "trainer.accelerator=cpu",
+]
+
+
+def test_the_two_commands_stand_at_the_top() -> None:
+    assert COMMANDS[:2] == ["make run", "make test"]
+    assert README.index("make run") < 1500
+
+
+def test_every_path_of_the_table_exists() -> None:
+    table = README[README.index("| I want") :].split("\n\n")[0]
+    paths = [path for path in re.findall(r"`([^`]+)`", table) if "/" in path or path.endswith(".md")]
+    assert len(paths) > 8
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", PYTHON)
+def test_every_python_command_runs(command: str, tmp_path: Path) -> None:
+    words = [str(tmp_path / "out") if word == "FOLDER" else word for word in shlex.split(command)[1:]]
+    if words[0] == "run.py":
+        words += [*FEW, f"results_dir={tmp_path}"]
+    elif words[0].startswith("benchmarks/"):
+        words += ["--pairs", "2", "--steps", "3"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    expected = 2 if "lroa" in command else 0
+    assert done.returncode == expected, done.stderr
