@@ -6,12 +6,13 @@ import signal
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from clora_exp.compose import CONF, experiment, in_words
-from clora_exp.errors import CloraError
+from clora_exp.errors import CloraError, Interrupted
 
 
 def cli() -> int:
@@ -19,33 +20,36 @@ def cli() -> int:
 
     0; 2 after one clear line about what the user can mend; 128 + the signal's number when stopped by one.
     """
-    mistakes: list[CloraError] = []
-    command = shlex.join(["python", "run.py", *sys.argv[1:]])
+    mistakes: list[Exception] = []
+    is_composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> None:
+        nonlocal is_composed
+        is_composed = True
+        overrides = HydraConfig.get().overrides.task
+        command = shlex.join(
+            ["python", "run.py", *(o for o in overrides if not o.lstrip("+").startswith("overwrite="))]
+        )
         try:
             config = experiment(composed)
-        except CloraError as mistake:  # kept: Hydra would print lines of its own around it
-            mistakes.append(mistake)
-            return
-        from clora_exp.interrupts import Interrupted  # torch takes seconds to import: only for a right configuration
-        from clora_exp.loop import run
-        from clora_exp.reports.terminal import Terminal
+            from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
+            from clora_exp.reports.terminal import Terminal
 
-        try:
             run(config, command, Terminal())
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
+            print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
-        except CloraError as mistake:
+        except CloraError as mistake:  # kept: Hydra would print lines of its own around it
             mistakes.append(mistake)
 
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if is_composed:
+            raise
         mistakes.append(in_words(error, sys.argv[1:]))
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     for mistake in mistakes:
         print(f"error: {mistake}", file=sys.stderr)

@@ -30,8 +30,7 @@ def bare_loop(config, split: EncodedSplit, num_labels: int):
     """Return a function that trains `num_steps` steps the plain way and returns the seconds of each but the first."""
     from transformers import AutoModel
 
-    settings = config.model.settings
-    folder = weights_folder(config.model.path, settings.package, settings.subfolder)
+    settings, folder = config.model.settings, weights_folder(config.model)
     method = config.method
     lora = LoraConfig(r=method.rank, lora_alpha=method.alpha, target_modules=settings.target_modules)
     model = get_peft_model(AutoModel.from_pretrained(folder, dtype=torch.float32), lora).eval()

@@ -40,7 +40,7 @@ def compose_experiment(overrides: Sequence[str]) -> ExperimentConfig:
     """
     try:
         return experiment(_compose(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise in_words(error, overrides) from error
 
 
@@ -52,10 +52,12 @@ def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
         group, _, name = error.missing_cfg_file.partition("/")
         return ConfigError(unknown(group, name or group, error.options or []))
     try:  # a key that is not there: let it through, and the dataclasses say what is wrong with it, and with the rest
-        experiment(_compose([_forced(override) for override in overrides]))
+        is_sweep = any(override in ("-m", "--multirun") for override in overrides)
+        keys = [override for override in overrides if not override.startswith("-")]
+        experiment(_compose([_forced(override, is_sweep) for override in keys]))
     except ConfigError as mistake:
         return mistake
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError):
         pass
     return ConfigError(_first_line(error))
 
@@ -65,12 +67,24 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
-def _forced(override: str) -> str:
-    """Return the override with `++`, so that an unknown key reaches the dataclasses; groups stay as they are."""
-    parsed = OverridesParser.create().parse_override(override)
-    is_group = parsed.key_or_group in {path.name for path in CONF.iterdir() if path.is_dir()}
-    is_plain = parsed.type is not None and parsed.type.name in ("CHANGE", "ADD") and not is_group
-    return "++" + override.lstrip("+") if is_plain else override
+def _forced(text: str, is_sweep: bool) -> str:
+    """Return the override with `++`, so that an unknown key reaches the dataclasses; of a sweep its first value.
+
+    Raises:
+        ConfigError: a group written as a key, or several values without a sweep.
+    """
+    override = OverridesParser.create().parse_override(text)
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    if override.is_sweep_override():
+        if not is_sweep:
+            raise ConfigError(f"{text}: several values need a sweep, python run.py -m {text}")
+        text = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+    value = override.value()
+    if override.key_or_group in groups and (value is None or not isinstance(value, str) or text[0] in "+~"):
+        choices = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
+        raise ConfigError(f"{text}: write {override.key_or_group}=<name>; have: {', '.join(choices)}")
+    is_plain = text[0] != "~" and override.key_or_group not in groups
+    return "++" + text.lstrip("+") if is_plain else text
 
 
 def _first_line(error: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from clora_exp.errors import ConfigError, nearest, unknown
@@ -36,11 +36,14 @@ class MethodConfig:
 
     __pydantic_config__ = STRICT
     name: Name
+    protocol: Literal["sequence"] = "sequence"  # the tasks one after another
     trainable: Literal["adapters", "heads"] = "adapters"  # heads: the backbone stays as it is
     rank: Count = 16  # r of A (r, in) and B (out, r)
     alpha: PositiveFloat = 32.0  # the scale starts at alpha / rank
     dropout: Fraction = 0.0  # on the adapter's input, as in the LoRA paper
-    target_modules: list[str] | None = None  # names of the adapted linear layers; null: the model's own list
+    target_modules: Annotated[list[str], MinLen(1)] | None = (
+        None  # names of the adapted linear layers; null: the model's own list
+    )
     factors: Literal["shared", "per_task"] = "shared"  # one pair A, B for all tasks, or one pair a task
     basis: Literal["learned", "svd"] = "learned"  # svd: A and B from the truncated SVD of W0, frozen
     routing: Literal["none", "additive", "per_task"] = "none"  # R: identity, R_old + R_δ, or one a task
@@ -75,7 +78,9 @@ class TasksConfig:
     __pydantic_config__ = STRICT
     name: Name
     description: str = ""  # one line, shown by --help and describe
-    order: list[str] | None = None  # task names; null: the order of the sources
+    order: Annotated[list[str], MinLen(1)] | None = (
+        None  # task names, all or some of them; null: the order of the sources
+    )
     sources: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
 
@@ -85,7 +90,9 @@ class ModelConfig:
 
     __pydantic_config__ = STRICT
     name: Name
-    path: str | None = None  # a local folder with weights and tokenizer; null: the package the kind names
+    path: str | None = None  # a local folder with weights and tokenizer; null: the package
+    package: str | None = None  # an installed package that ships them
+    subfolder: str = "model"  # the folder in that package
     kind: str = ""  # taken from the one section
     settings: Any = None  # that section, as its kind's Config
 
@@ -102,11 +109,11 @@ class TrainerConfig:
     eval_batch_size: Count = 32  # on two cores 32 is the fastest: the activations stay in the cache
     learning_rate: PositiveFloat = 1e-3  # of adapters; a method may set its own
     head_learning_rate: PositiveFloat = 1e-2  # of the heads, of every method: a linear probe reaches its best there
-    weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see session.py
+    weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see optimizers.py
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,9 @@ def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str])
     for key, entry in value.items():
         if key in own:
             plain[key] = entry
-        elif isinstance(entry, Mapping) and parts.has(key):
+        elif parts.has(key) and not isinstance(entry, Mapping):
+            problems.append(f"{section}.{key}={_short(entry)}: must be a section, {section}.{key}.<key>=<value>")
+        elif parts.has(key):
             built[key] = _build(parts.load(key).Config, entry, f"{section}.{key}", problems)
         else:
             choices = own | set(parts.names())

@@ -5,6 +5,7 @@ exception and keeps its traceback.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -26,6 +27,14 @@ class ModelError(CloraError):
 
 class RunError(CloraError):
     """A run that cannot start, go on or be read."""
+
+
+class Interrupted(Exception):  # noqa: N818  # it is no error
+    """The run was asked to stop; what was finished is on disk. `signal_number` is SIGINT's or SIGTERM's."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
 
 
 def nearest(value: object, choices: Iterable[str]) -> str:

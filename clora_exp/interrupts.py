@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM as a flag that is looked at between steps, so that a run ends in order and can be resumed."""
+"""Ctrl-C and SIGTERM as a flag that is looked at between steps, so that a run ends in order and can be resumed.
+
+Lightning has handlers of its own: on SIGTERM and on Ctrl-C it ends the process, one of them with status 0. Its exits
+(`SystemExit`) become `Interrupted` here.
+"""
 
 import signal
 import threading
@@ -7,17 +11,11 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-
-class Interrupted(Exception):  # noqa: N818  # it is no error
-    """The run was asked to stop; what was finished is on disk. `signal_number` is SIGINT's or SIGTERM's."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
+from clora_exp.errors import Interrupted
 
 
 class StopOnSignal(lightning.Callback):
-    """Inside the `with` block the first SIGINT or SIGTERM raises `Interrupted` before the next step.
+    """Inside the `with` block the first SIGINT or SIGTERM raises `Interrupted` before the next batch.
 
     A second one acts at once, as it would without this. Outside the main thread signals are left alone.
     """
@@ -32,16 +30,16 @@ class StopOnSignal(lightning.Callback):
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise Interrupted(self._received or signal.SIGINT) from error
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        self._received = number
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
@@ -49,5 +47,13 @@ class StopOnSignal(lightning.Callback):
             raise Interrupted(self._received)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
-        """Look at the flag before every batch."""
+        """Look at the flag before every batch of training."""
+        self.check()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        """Look at the flag before Lightning looks at its own."""
+        self.check()
+
+    def on_predict_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        """Look at the flag before every batch of an evaluation."""
         self.check()

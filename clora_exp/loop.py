@@ -9,6 +9,9 @@ The optimiser step is in `session.py`, what a method adds is in `methods/`, what
 
 import logging
 import time
+from collections.abc import Sequence
+
+from pytorch_lightning import Callback
 
 from clora_exp import discovery
 from clora_exp.config import ExperimentConfig
@@ -19,12 +22,12 @@ from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
-from clora_exp.session import fit, predict, seed_everything
+from clora_exp.session import device_of, fit, predict, seed_everything
 from clora_exp.tasks.stream import load_stream
 
 log = logging.getLogger("clora_exp")
 
-Answers = dict[int, tuple[str, float]]  # task index → fingerprint of what answered it, accuracy
+Answers = dict[int, tuple[str, float]]
 
 
 def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirectory:
@@ -38,14 +41,15 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     if folder.status == "done" and not config.overwrite:
         terminal.finished(folder, *folder.read_result())
         return folder
+    device = device_of(config.trainer)
     folder.prepare(command, describe_environment(stream, model_sha256))
     with folder.running(), StopOnSignal() as stop:
         terminal.header(config, stream, folder)
         seed_everything(config.seed)
-        method = Method(config, stream)
+        method = Method(config, stream, device)
         train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
         held_out = [method.model.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
-        answers: Answers = {}
+        answers: Answers = {}  # task index → fingerprint of what answered it, accuracy
 
         progress, state = folder.load_progress()
         if state is not None:
@@ -54,7 +58,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
         else:
             terminal.method(method)
             started = time.perf_counter()
-            accuracies = evaluate_all(method, held_out, config, answers)
+            accuracies = evaluate_all(method, held_out, config, answers, [stop])
             progress.add_row("init", 0, accuracies, time.perf_counter() - started)
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
@@ -69,7 +73,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             method.after_task(t, task)
 
             started = time.perf_counter()
-            accuracies = evaluate_all(method, held_out, config, answers)
+            accuracies = evaluate_all(method, held_out, config, answers, [stop])
             progress.add_steps(task.name, steps)
             progress.add_row(task.name, t + 1, accuracies, time.perf_counter() - started)
             progress.num_tasks_done = t + 1
@@ -80,15 +84,21 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             stop.check()
 
         folder.finish(metrics_of_run(progress.matrix, head_per_task=True))
-        terminal.finished(folder, *folder.read_result())
+    terminal.finished(folder, *folder.read_result())
     return folder
 
 
-def evaluate_all(method: Method, splits: list[EncodedSplit], config: ExperimentConfig, answers: Answers) -> list[float]:
+def evaluate_all(
+    method: Method,
+    splits: list[EncodedSplit],
+    config: ExperimentConfig,
+    answers: Answers,
+    callbacks: Sequence[Callback] = (),
+) -> list[float]:
     """Return the accuracy on every task; one whose deciding parameters have not changed keeps its entry."""
     for t, split in enumerate(splits):
         fingerprint = method.fingerprint(t)
         if t not in answers or answers[t][0] != fingerprint:
-            accuracy = float((predict(method, split, config.trainer) == split.labels).mean())
-            answers[t] = (fingerprint, accuracy)
+            correct = predict(method, split, config.trainer, callbacks) == split.labels
+            answers[t] = (fingerprint, float(correct.mean()))
     return [answers[t][1] for t in range(len(splits))]

@@ -26,11 +26,10 @@ import yaml
 from safetensors.torch import save as save_tensors
 
 from clora_exp.config import ExperimentConfig
-from clora_exp.errors import CloraError, RunError
+from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.files import folder_written_atomically, write_atomically
-from clora_exp.interrupts import Interrupted
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.stream import Task, TaskStream
 
@@ -96,9 +95,17 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("config.yaml", yaml.safe_dump(plain_config(self.config), sort_keys=False, allow_unicode=True))
             self._write("command.txt", command + "\n")
-            self._write("environment.json", _json(environment))
+            self._write("environment.json", _json(self._with_earlier(environment)))
         except OSError as error:
             raise RunError(f"results_dir={self.config.results_dir}: cannot be written: {error.strerror}") from error
+
+    def _with_earlier(self, environment: dict[str, Any]) -> dict[str, Any]:
+        """Return what ran first, with each later environment under `resumed`."""
+        try:
+            first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return environment
+        return first | {"resumed": [*first.get("resumed", []), environment]}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -107,8 +114,8 @@ class RunDirectory:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
-        self._write("STATUS", "running\n")
         try:
+            self._write("STATUS", "running\n")
             yield
         except (Interrupted, KeyboardInterrupt) as error:
             self._end("interrupted", str(error) or "stopped by a second signal")
@@ -158,9 +165,10 @@ class RunDirectory:
         folder = self.path / "adapters"
         folder.mkdir(exist_ok=True)
         if basis and not (folder / "basis.safetensors").exists():
-            tensors, _ = pack_layers(basis)
-            write_atomically(folder / "basis.safetensors", save_tensors(tensors))
-        tensors, layers = pack_layers(state)
+            write_state(folder / "basis.safetensors", basis)
+        heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
+        tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
+        tensors |= {name: tensor.detach().cpu() for name, tensor in heads.items()}
         weights = save_tensors(tensors)
         method = plain_config(self.config)["method"]
         manifest = {
@@ -219,12 +227,14 @@ def plain_config(config: ExperimentConfig) -> dict[str, Any]:
 def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> str:
     """Return eight hex digits of what decides the numbers of a run, its seed apart.
 
-    Content stands in for places: the data's fingerprints, and the weights' hash in place of `model.path`.
+    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie.
     """
     plain = plain_config(config)
     for key in NOT_IN_HASH:
         del plain[key]
-    del plain["model"]["path"]
+    for key in ("path", "package", "subfolder"):
+        del plain["model"][key]
+    del plain["tasks"]["description"]
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from clora_exp.config import TrainerConfig
@@ -70,6 +71,10 @@ class Session(lightning.LightningModule):
         self.steps.append(Step(len(self.steps) + 1, loss, time.perf_counter() - self._started))
         self._losses.clear()
 
+    def cpu(self) -> "Session":
+        """Stay on the device: Lightning would move the model to the CPU after every fit and prediction."""
+        return self
+
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Return (rows of the split, predicted label indices)."""
         return batch.rows, self.method.logits(batch).argmax(-1)
@@ -106,17 +111,32 @@ def fit(
     return session.steps
 
 
-def predict(method: Method, split: EncodedSplit, config: TrainerConfig) -> np.ndarray:
+def predict(
+    method: Method, split: EncodedSplit, config: TrainerConfig, callbacks: Sequence[lightning.Callback] = ()
+) -> np.ndarray:
     """Return the predicted label index of every example of the split, (n,)."""
     session = Session(method, split.task, "", config, 0)
-    trainer = _trainer(config, ())
+    trainer = _trainer(config, callbacks)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         outputs = trainer.predict(session, split.evaluation_batches(config.eval_batch_size))
-    predicted = np.empty(len(split), dtype=np.int64)
+    predicted = np.full(len(split), -1, dtype=np.int64)
     for rows, labels in outputs or []:
         predicted[rows.cpu().numpy()] = labels.cpu().numpy()
+    assert (predicted >= 0).all()
     return predicted
+
+
+def device_of(config: TrainerConfig) -> torch.device:
+    """Return the device that training and evaluation run on.
+
+    Raises:
+        RunError: a GPU is asked for and there is none.
+    """
+    try:
+        return _trainer(config, ()).strategy.root_device
+    except MisconfigurationException as error:
+        raise RunError(f"trainer.accelerator={config.accelerator}: there is none here; have: auto, cpu") from error
 
 
 def seed_everything(*entropy: int) -> int:

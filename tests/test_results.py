@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from clora_exp import files, loop, results
 from clora_exp.compose import SECTIONS
 from clora_exp.config import structure
-from clora_exp.errors import RunError
-from clora_exp.interrupts import Interrupted
+from clora_exp.errors import Interrupted, RunError
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
+from clora_exp.session import Session
 
 
 def quiet() -> Terminal:
@@ -66,8 +66,8 @@ def test_an_adapter_is_few_stacked_tensors_and_says_what_it_is(tiny) -> None:
     tensors, manifest = load_file(path / "adapter.safetensors"), json.loads((path / "adapter.json").read_text())
     assert tensors["routing"].shape == (4, 4, 4)  # 2 layers × query, value; r = 4
     assert tensors["gate"].shape == (4,)
-    assert set(tensors) == {"routing", "gate", "head.0", "head.1"}  # weight and bias differ in shape
-    assert manifest["layers"]["head.0"] == ["weight"]
+    assert set(tensors) == {"routing", "gate", "head.weight", "head.bias"}
+    assert len(manifest["layers"]["routing"]) == 4
     assert manifest["labels"] == ["one", "two", "three"]
     assert manifest["sha256"] == hashlib.sha256((path / "adapter.safetensors").read_bytes()).hexdigest()
     assert (folder.path / "adapters" / "basis.safetensors").exists()
@@ -90,7 +90,7 @@ def test_a_run_resumes_after_the_last_finished_task_with_the_same_bytes(
     real = loop.fit
     monkeypatch.setattr(loop, "fit", dies)
     config = tiny(f"method={method}", f"results_dir={tmp_path / 'cut'}")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         run(config, "", quiet())
     monkeypatch.setattr(loop, "fit", real)
     learned = []
@@ -104,30 +104,41 @@ def test_a_finished_run_is_printed_and_not_repeated_unless_asked(tiny, monkeypat
     config = tiny("method=frozen")
     first = run(config, "", quiet())
     before = content(first)
-    monkeypatch.setattr(loop, "fit", lambda *a, **k: pytest.fail("trained again"))
+    trained = []
+    real = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: (trained.append(a[2]), real(*a, **k))[1])
     terminal = quiet()
     run(config, "", terminal)
+    assert trained == []
     assert "done already" in terminal.console.file.getvalue()
-    monkeypatch.undo()
-    assert content(run(tiny("method=frozen", "overwrite=true"), "", quiet())).keys() == before.keys()
+    again = run(tiny("method=frozen", "overwrite=true"), "", quiet())
+    assert trained == ["first", "second", "third"]
+    assert content(again) == before
 
 
-def test_a_signal_ends_the_run_in_order_as_interrupted(tiny, monkeypatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["training_step", "predict_step"])
+def test_a_signal_ends_the_run_in_order_as_interrupted(number: int, where: str, tiny, monkeypatch) -> None:
     config = tiny("method=lora")
-    real = loop.fit
+    real, calls = getattr(Session, where), []
+    before = signal.getsignal(number)
 
-    def fit_and_signal(*arguments, **more):
-        if arguments[2] == "second":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments, **more)
+    def step_and_signal(self, batch, index):
+        calls.append(self.t)
+        if len(calls) == 13:
+            os.kill(os.getpid(), number)
+        return real(self, batch, index)
 
-    monkeypatch.setattr(loop, "fit", fit_and_signal)
+    monkeypatch.setattr(Session, where, step_and_signal)
     with pytest.raises(Interrupted) as caught:
         run(config, "", quiet())
-    assert caught.value.signal_number == signal.SIGTERM
+    assert caught.value.signal_number == number
+    assert len(calls) <= 14
+    assert signal.getsignal(number) == before
+    (status,) = Path(config.results_dir).rglob("STATUS")
+    assert status.read_text() == f"interrupted\nstopped by {signal.Signals(number).name}\n"
     monkeypatch.undo()
-    folder = run(config, "", quiet())
-    assert folder.status == "done"
+    assert run(config, "", quiet()).status == "done"
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_finished(tiny, monkeypatch) -> None:
@@ -156,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tiny, tmp_path) -> N
 def test_a_damaged_checkpoint_is_one_clear_error(tiny, monkeypatch) -> None:
     config = tiny("method=lora")
     monkeypatch.setattr(loop, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         run(config, "", quiet())
     (checkpoint,) = Path(config.results_dir).rglob("state.safetensors")
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])

@@ -26,11 +26,12 @@ class Adapters:
         Raises:
             ModelError: target modules that match no linear layer, with what there is.
         """
-        targets = settings.target_modules or default_targets
+        targets = default_targets if settings.target_modules is None else settings.target_modules
         _check_targets(backbone, targets)
         config = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
         )
+        _check_rank(backbone, targets, settings)
         config._register_custom_module({nn.Linear: functools.partial(AdaptedLinear, settings=settings)})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT remarks that custom modules are experimental
@@ -50,7 +51,6 @@ class Adapters:
         """Freeze what the task in training has learned."""
         for layer in self.layers.values():
             layer.finish_task()
-            layer.lora_dropout.eval()
             layer.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -126,6 +126,16 @@ class Adapters:
                 if key.startswith("lora_stack_"):
                     setattr(layer, key, value.to(layer.part("A").device))
             layer.load_state_dict(own, strict=False)
+
+
+def _check_rank(backbone: nn.Module, targets: list[str], settings: MethodConfig) -> None:
+    if settings.basis != "svd":
+        return
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
+            full = min(module.in_features, module.out_features)
+            if settings.rank > full:
+                raise ModelError(f"method.rank={settings.rank}: {name} has rank {full}; the SVD gives no more")
 
 
 def _check_targets(backbone: nn.Module, targets: list[str]) -> None:

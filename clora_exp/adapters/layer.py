@@ -28,6 +28,7 @@ from clora_exp.adapters.active import active_task
 from clora_exp.adapters.penalty import orthogonality
 from clora_exp.adapters.routed import RoutedUpdate
 from clora_exp.config import MethodConfig
+from clora_exp.errors import ModelError
 
 NAME = "default"  # PEFT's adapter name; one PEFT adapter holds all tasks
 
@@ -175,6 +176,10 @@ class AdaptedLinear(lora.Linear):
         """Return P(R_δ) of this layer, see `penalty.py`."""
         A, B = self.part("A"), self.part("B")
         return orthogonality(self.settings.orthogonality, A, B, self.lora_routing_old, self.part("routing"))
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: PEFT's merge knows neither routing nor gate, nor which task is meant."""
+        raise ModelError("this layer holds several tasks; PEFT's merge would fold in the wrong update")
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return W0 x + b plus the update of the task that the call answers."""

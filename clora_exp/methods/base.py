@@ -6,6 +6,7 @@
 import hashlib
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,6 +45,10 @@ class Strategy:
         """Return a term to add that depends on the parameters alone."""
         return None
 
+    def route(self, batch: Batch) -> int | None:
+        """Return the index of the task whose adapters answer the batch; None: the batch's own."""
+        return None
+
     def before_optimizer_step(self) -> None:
         """Change gradients; called once an optimiser step, after accumulation and before clipping."""
 
@@ -61,8 +66,8 @@ class Strategy:
 class Method:
     """Model, adapters and strategies of one run. All hooks of the strategies are called from here, in yaml order."""
 
-    def __init__(self, config: ExperimentConfig, stream: TaskStream) -> None:
-        """Build the model and inject the adapters; draws from torch's global generator."""
+    def __init__(self, config: ExperimentConfig, stream: TaskStream, device: torch.device | str = "cpu") -> None:
+        """Build the model on `device` and inject the adapters; draws from torch's global generator."""
         self.config = config.method
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.trainer.head_learning_rate
@@ -71,7 +76,7 @@ class Method:
         self.adapters: Adapters | None = None
         if self.config.trainable == "adapters":
             self.adapters = Adapters(self.model.backbone, self.config, config.model.settings.target_modules)
-        self.model.requires_grad_(False)
+        self.model.requires_grad_(False).to(device)
         self.strategies = [_strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
 
     def before_task(self, t: int, task: Task) -> None:
@@ -92,8 +97,9 @@ class Method:
         return [{"lr": self.learning_rate, **group} for group in groups]
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return logits (n, c) of the batch's own task."""
-        with answering(batch.task):
+        """Return logits (n, c) over the labels of the batch's task."""
+        routes = [route for strategy in self.strategies if (route := strategy.route(batch)) is not None]
+        with answering(routes[0] if routes else batch.task):
             return self.model(batch)
 
     def training_loss(self, batch: Batch) -> Tensor:
@@ -112,7 +118,8 @@ class Method:
             strategy.before_optimizer_step()
 
     def after_task(self, t: int, task: Task) -> None:
-        """Freeze what task t has learned."""
+        """Freeze what task t has learned; the strategies see it first, with the adapters' dropout off."""
+        self.model.eval()
         for strategy in self.strategies:
             strategy.after_task(t, task)
         self.model.heads[t].requires_grad_(False)
@@ -120,8 +127,8 @@ class Method:
             self.adapters.finish_task()
 
     def state_of(self, t: int) -> dict[str, Tensor]:
-        """Return what answers task t: head and adapters, by name."""
-        head = {f"head/{name}": value for name, value in self.model.heads[t].state_dict().items()}
+        """Return what answers task t: "head.weight", "head.bias" and the adapters' "<part>/<module>"."""
+        head = {f"head.{name}": value for name, value in self.model.heads[t].state_dict().items()}
         return head | (self.adapters.state_of(t) if self.adapters else {})
 
     def fingerprint(self, t: int) -> str:

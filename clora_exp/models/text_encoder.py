@@ -1,7 +1,6 @@
 """A text encoder (BERT and its like) with one linear head a task: texts → logits over the task's labels."""
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,23 +14,20 @@ from torch import Tensor, nn
 
 from clora_exp.config import STRICT, Count, ModelConfig
 from clora_exp.errors import ModelError
-from clora_exp.files import write_atomically
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.models.weights import sha256, weights_folder
-from clora_exp.tasks.cache import cache_dir
+from clora_exp.tasks.cache import cache_dir, store
 from clora_exp.tasks.stream import Task, TaskStream
 
-DECIDES = ("config.json", "tokenizer.json")  # beside the weights
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Where the weights are and how a text becomes one vector."""
+    """How a text becomes one vector."""
 
     __pydantic_config__ = STRICT
-    package: str = ""  # the installed package that ships the weights, and their folder in it
-    subfolder: str = "model"
     max_length: Count = 96  # tokens; longer texts are cut
     pooling: Literal["mean", "pooler"] = "mean"  # mean over the mask, or the model's pooler on the first token
     target_modules: list[str] = field(
@@ -51,7 +47,7 @@ class TextEncoder(TaskModel):
         self.heads = nn.ModuleList(nn.Linear(backbone.config.hidden_size, len(task.labels)) for task in stream)
         self.config = config
         self._tokenizer = tokenizer
-        self._tokenizer_sha256 = sha256(folder, "tokenizer.json")
+        self._tokenizer_sha256 = sha256(folder, *TOKENIZER)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (n, c)."""
@@ -77,8 +73,7 @@ class TextEncoder(TaskModel):
                 raise ValueError("another number of examples")
         except (OSError, ValueError, KeyError, SafetensorError):
             token_ids, starts = self._tokenise([example.text for example in task.split(split)])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, save_arrays({"token_ids": token_ids, "starts": starts}))
+            store(path, save_arrays({"token_ids": token_ids, "starts": starts}))
         index = {label: i for i, label in enumerate(task.labels)}
         labels = np.array([index[example.label] for example in task.split(split)], dtype=np.int64)
         return EncodedSplit(token_ids, starts, labels, t, self._tokenizer.pad_token_id)
@@ -95,8 +90,7 @@ def identity(config: ModelConfig) -> str:
     Raises:
         ModelError: the weights are missing.
     """
-    settings: Config = config.settings
-    return sha256(weights_folder(config.path, settings.package, settings.subfolder), "*.safetensors", *DECIDES)
+    return sha256(weights_folder(config), "*.safetensors", "config.json", *TOKENIZER)
 
 
 def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
@@ -107,18 +101,27 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
     Raises:
         ModelError: the weights are missing or are no text encoder, or the texts are longer than it reads.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     settings: Config = config.settings
-    folder = weights_folder(config.path, settings.package, settings.subfolder)
+    folder = weights_folder(config)
     try:
-        backbone = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        backbone, info = transformers.AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model={config.name}: {folder} does not load: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model={config.name}: {folder} does not load: {reason[0]}") from error
+    needed = [name for name in info["missing_keys"] if settings.pooling == "pooler" or "pooler" not in name]
+    if needed:
+        raise ModelError(
+            f"model={config.name}: {folder} has no weights for {sorted(needed)[0]} ({len(needed)} missing)"
+        )
+    if settings.pooling == "pooler" and getattr(backbone, "pooler", None) is None:
+        raise ModelError(f"model.text_encoder.pooling=pooler: {config.name} has no pooler; have: mean")
     positions = getattr(backbone.config, "max_position_embeddings", settings.max_length)
     if settings.max_length > positions:
         raise ModelError(

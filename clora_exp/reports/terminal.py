@@ -54,14 +54,15 @@ class Terminal:
         self._num_rows = 0
 
     def method(self, method: "Method") -> None:
-        """Print what the method may train at most: adapters and heads against the backbone."""
-        parameters = list(method.model.parameters())
+        """Print what the method may train: adapters (a fixed basis apart) and heads, against the backbone."""
         layers = list(method.adapters.layers.values()) if method.adapters else []
-        added = sum(p.numel() for layer in layers for n, p in layer.named_parameters() if n.startswith("lora_"))
+        added = {n: p for layer in layers for n, p in layer.named_parameters(prefix=str(id(layer))) if ".lora_" in n}
         heads = sum(p.numel() for p in method.model.heads.parameters())
-        backbone = sum(p.numel() for p in parameters) - added - heads
-        share = f"{len(layers)} layers adapted, {added:,} parameters ({added / backbone:.2%} of {backbone:,}), "
-        self._line("size", f"{share if added else f'{backbone:,} parameters frozen, '}heads {heads:,}")
+        backbone = sum(p.numel() for p in method.model.backbone.parameters()) - sum(p.numel() for p in added.values())
+        is_fixed = method.config.basis == "svd"
+        trained = sum(p.numel() for n, p in added.items() if not (is_fixed and (".lora_A." in n or ".lora_B." in n)))
+        share = f"{len(layers)} layers adapted, {trained:,} parameters ({trained / backbone:.2%} of {backbone:,}), "
+        self._line("size", f"{share if layers else f'{backbone:,} parameters frozen, '}heads {heads:,}")
 
     def resumed(self, matrix: AccuracyMatrix, num_tasks_done: int) -> None:
         """Say where an interrupted run goes on, and print the rows it has."""

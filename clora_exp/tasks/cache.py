@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from clora_exp.errors import DataError
 from clora_exp.files import write_atomically
 
 if TYPE_CHECKING:
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
 def cache_dir() -> Path:
     """Return the folder of everything that can be made again: $CLORA_EXP_CACHE, or the user's cache folder."""
     return Path(os.environ.get("CLORA_EXP_CACHE") or platformdirs.user_cache_path("clora-exp"))
+
+
+def store(path: Path, content: bytes) -> None:
+    """Write a file of the cache.
+
+    Raises:
+        DataError: the cache cannot be written, with the variable that names another.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(f"CLORA_EXP_CACHE={cache_dir()}: cannot be written: {error.strerror}") from error
 
 
 def load_or_prepare(source: ModuleType, config: Any, data_seed: int) -> list["Task"]:
@@ -42,8 +56,7 @@ def load_or_prepare(source: ModuleType, config: Any, data_seed: int) -> list["Ta
     except (OSError, ValueError, KeyError, TypeError):
         tasks = source.tasks(config, data_seed)
         rows = [dataclasses.asdict(task) for task in tasks]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"sha256": _digest(rows), "tasks": rows}, ensure_ascii=False).encode())
+        store(path, json.dumps({"sha256": _digest(rows), "tasks": rows}, ensure_ascii=False).encode())
         return tasks
 
 

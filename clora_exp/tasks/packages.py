@@ -20,11 +20,14 @@ def package_fingerprint(package: str) -> str:
     The RECORD lists each file's SHA-256, so the fingerprint is that of the content, without reading 170 MB of it.
 
     Raises:
-        DataError: the package is not installed.
+        DataError: the package is not installed, or has no such record.
     """
-    files = _distribution(package).files or []
+    distribution = _distribution(package)
+    files = distribution.files or []
     hashes = sorted(f"{f} {f.hash.value}" for f in files if f.hash and ".dist-info" not in f.parts[0])
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    if not hashes:
+        raise DataError(f"the package {package!r} has no record of its files; reinstall it with pip")
+    return hashlib.sha256("\n".join([distribution.version, *hashes]).encode()).hexdigest()
 
 
 def package_folder(package: str, folder: str) -> Path:

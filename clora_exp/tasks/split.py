@@ -1,5 +1,6 @@
 """Balanced samples whose splits share no group, and the masking of names that give a label away."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -52,9 +53,10 @@ def distinct(examples: Iterable["Example"]) -> list["Example"]:
 def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_seed: int) -> dict[str, list["Example"]]:
     """Draw the same number of examples of every class for each split, no group in two splits.
 
-    Within a class the groups are shuffled and dealt, each to the split that is furthest from its share of the class's
-    material; a split then takes its examples from its groups in turn, one a group, so that no large group dominates.
-    The examples of a split are shuffled. Depends on `data_seed` and on nothing but the set of examples.
+    Within a class the groups are shuffled and dealt, each to the split that is furthest from its share; a group counts
+    for at most a quarter of what a split wants, so that no large file fills one (where a class has too little material
+    for that, for half, or for all of itself). A split then takes its examples from its groups in turn, one a group. The
+    examples of a split are shuffled. Depends on `data_seed` and on nothing but the set of examples.
 
     Raises:
         DataError: a class whose groups do not hold enough examples, with what there is.
@@ -66,28 +68,36 @@ def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_s
     for example in sorted(examples, key=lambda e: e.id):
         by_class[example.label][example.group].append(example)
     for label, groups in sorted(by_class.items()):
-        for name, dealt in _deal(list(groups.values()), wanted, rng).items():
-            taken = _in_turn(dealt, wanted[name], rng)
-            if len(taken) < wanted[name]:
-                raise DataError(
-                    f"task {task!r}, class {label!r}: {wanted[name]} {name} examples wanted, {len(taken)} there after "
-                    f"splitting by group ({sum(map(len, groups.values()))} examples in {len(groups)} groups)"
-                )
-            splits[name] += taken
+        order = [list(groups.values())[i] for i in rng.permutation(len(groups))]
+        deals = (_deal(order, wanted, largest_share) for largest_share in (0.25, 0.5, math.inf))
+        dealt = next((deal for deal in deals if not _short_of(deal, wanted)), None) or _deal(order, wanted, math.inf)
+        for name in _short_of(dealt, wanted):
+            raise DataError(
+                f"task {task!r}, class {label!r}: {wanted[name]} {name} examples wanted, "
+                f"{sum(map(len, dealt[name]))} there after splitting by group "
+                f"({sum(map(len, groups.values()))} examples in {len(groups)} groups)"
+            )
+        for name in wanted:
+            splits[name] += _in_turn(dealt[name], wanted[name], rng)
     return {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
 
 
 def _deal(
-    groups: list[list["Example"]], wanted: dict[str, int], rng: np.random.Generator
+    groups: list[list["Example"]], wanted: dict[str, int], largest_share: float
 ) -> dict[str, list[list["Example"]]]:
-    """Deal whole groups to the splits, in proportion to what each wants."""
+    """Deal whole groups to the splits in proportion to what each wants, a group counting for no more than its share."""
     dealt: dict[str, list[list[Example]]] = {name: [] for name in wanted}
-    held = dict.fromkeys(wanted, 0)
-    for i in rng.permutation(len(groups)):
+    held = dict.fromkeys(wanted, 0.0)
+    for group in groups:
         neediest = min(wanted, key=lambda name: held[name] / wanted[name])
-        dealt[neediest].append(groups[i])
-        held[neediest] += len(groups[i])
+        dealt[neediest].append(group)
+        held[neediest] += min(len(group), largest_share * wanted[neediest])
     return dealt
+
+
+def _short_of(dealt: dict[str, list[list["Example"]]], wanted: dict[str, int]) -> list[str]:
+    """Return the splits that were dealt fewer examples than they want."""
+    return [name for name in wanted if sum(map(len, dealt[name])) < wanted[name]]
 
 
 def _in_turn(groups: list[list["Example"]], wanted: int, rng: np.random.Generator) -> list["Example"]:

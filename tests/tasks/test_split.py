@@ -35,13 +35,20 @@ def test_splits_depend_on_the_seed_and_not_on_the_order_of_the_examples() -> Non
 
 def test_no_large_group_dominates_a_split() -> None:
     big = [Example(f"big{k}", f"big {k}", "x", group="big") for k in range(1000)]
-    splits = grouped_splits("t", _examples() + big, PerClass(20, 5, 10), data_seed=3)
-    largest = {
-        name: Counter(e.group for e in rows if e.label == "x").most_common(1)[0][1] for name, rows in splits.items()
-    }
-    assert largest["train"] <= 20
-    without_big = [rows for rows in splits.values() if not any(e.group == "big" for e in rows)]
-    assert len(without_big) == 2
+    for seed in range(20):
+        splits = grouped_splits("t", _examples() + big, PerClass(20, 5, 10), data_seed=seed)
+        for rows in splits.values():
+            groups = Counter(e.group for e in rows if e.label == "x")
+            assert len(groups) >= 3
+            assert max(groups.values()) <= -(-len(rows) // 3 // len(groups)) + 1  # taken in turn
+
+
+def test_a_class_of_few_groups_is_still_split_where_it_can_be() -> None:
+    rows = [
+        Example(f"{g}.{k}", f"{g} {k}", "x", g) for g, size in (("a", 30), ("b", 9), ("c", 12)) for k in range(size)
+    ]
+    splits = grouped_splits("t", rows, PerClass(8, 5, 5), data_seed=0)
+    assert [len({e.group for e in splits[name]}) for name in ("train", "validation", "test")] == [1, 1, 1]
 
 
 def test_a_class_with_too_few_groups_is_one_clear_error() -> None:

@@ -1,8 +1,8 @@
 """Legal: a licence notice or paragraph → the category of the licence.
 
 Raw material: the package licensedcode-data (ScanCode LicenseDB, CC-BY-4.0). Groups are licence keys. The licence's
-own key, names, SPDX identifiers, owner and addresses are masked; what remains are the names of other licences that a
-notice mentions, and abbreviations that no field of the database lists.
+own key, names, SPDX identifiers, owner and addresses are masked, and so are the words of the categories; what remains
+are the names of other licences that a notice mentions, and abbreviations that no field of the database lists.
 """
 
 import re
@@ -34,6 +34,8 @@ CATEGORIES = {
     "Source-available": "source-available",
     "Public Domain": "public domain",
 }
+
+GIVEN_AWAY = ["permissive", "copyleft", "proprietary", "source available", "public domain"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
         text = " ".join(URL.sub(MASK, text).replace("{{", "").replace("}}", "").split())
         if config.min_chars <= len(text) <= config.max_chars:
             category = CATEGORIES[licences[key][0]["category"]]
-            examples.append(Example(identifier, mask(text, names[key]), category, group=key))
+            examples.append(Example(identifier, mask(text, [*names[key], *GIVEN_AWAY]), category, group=key))
     sizes = PerClass(config.train_per_class, config.validation_per_class, config.test_per_class)
     splits = grouped_splits(config.name, distinct(examples), sizes, data_seed)
     description = "a licence notice or paragraph → the category of the licence"

@@ -20,8 +20,8 @@ from clora_exp.tasks.stream import Example, Task
 LICENCE = "PSF-2.0"
 ATTRIBUTION = "the Python standard library, Python Software Foundation"
 
-# Chapter of the library reference → its modules. Chapters with fewer than nine files in Python 3.11 are left out, and
-# Tk, which some distributions package apart.
+# Chapter of the library reference → its modules. Chapters with fewer than eight files in Python 3.11, or with most
+# functions in one of them, are left out, and Tk, which some distributions package apart.
 CHAPTERS = {
     "data types": "datetime _pydatetime zoneinfo calendar collections _collections_abc heapq bisect weakref "
     "_weakrefset types copy pprint reprlib enum graphlib",
@@ -36,8 +36,7 @@ CHAPTERS = {
     "development tools": "typing pydoc doctest unittest",
     "runtime services": "warnings dataclasses contextlib abc _py_abc traceback inspect site sysconfig code codeop",
     "importing": "zipimport pkgutil modulefinder runpy importlib",
-    "language services": "ast symtable token keyword tokenize tabnanny pyclbr py_compile compileall dis pickletools "
-    "opcode",
+    "debugging": "bdb pdb cProfile profile pstats timeit trace tracemalloc",
 }
 
 
