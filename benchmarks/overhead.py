@@ -5,29 +5,35 @@ from one optimiser step to the next, so everything between them counts. Run: pyt
 """
 
 import argparse
+import io
 import itertools
 import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 from torch import nn
 
 from clora_exp.compose import compose_experiment
+from clora_exp.config import ExperimentConfig
+from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.models.weights import weights_folder
+from clora_exp.reports.terminal import Terminal
 from clora_exp.session import fit, seed_everything
 from clora_exp.tasks.stream import load_stream
 
 TASK = 1  # legal: its texts have a middling length
 
 
-def bare_loop(config, split: EncodedSplit, num_labels: int):
-    """Return a function that trains `num_steps` steps the plain way and returns the seconds of each but the first."""
+def bare_loop(config: ExperimentConfig, split: EncodedSplit, num_labels: int) -> Callable[[int], list[float]]:
+    """Return a function that trains the plain way and returns the seconds of each step but the first."""
     from transformers import AutoModel
 
     settings, folder = config.model.settings, weights_folder(config.model)
@@ -37,7 +43,7 @@ def bare_loop(config, split: EncodedSplit, num_labels: int):
     head = nn.Linear(384, num_labels)
     adapters = [p for p in model.parameters() if p.requires_grad]
 
-    def train(num_steps: int, seed: int) -> list[float]:
+    def train(seed: int) -> list[float]:
         groups = [{"params": adapters, "lr": 1e-3}, {"params": head.parameters(), "lr": 1e-2}]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
         times = []
@@ -51,7 +57,7 @@ def bare_loop(config, split: EncodedSplit, num_labels: int):
             optimizer.step()
             loss.item()
             times.append(time.perf_counter())
-            if len(times) == num_steps:
+            if len(times) == config.trainer.max_steps:
                 break
         return [after - before for before, after in itertools.pairwise(times)]
 
@@ -63,6 +69,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8, help="alternating pairs of blocks (default 8)")
     parser.add_argument("--steps", type=int, default=16, help="steps a block (default 16)")
     options = parser.parse_args()
+    if options.pairs < 2 or not 2 <= options.steps <= 32:
+        parser.error("at least 2 pairs, and 2 to 32 steps a block: an epoch has 32")
 
     config = compose_experiment(["method=lora", f"trainer.max_steps={options.steps}", "trainer.accelerator=cpu"])
     stream = load_stream(config.tasks, config.data_seed)
@@ -71,20 +79,21 @@ def main() -> None:
     split = method.model.encode(TASK, stream.tasks[TASK], "train")
     bare = bare_loop(config, split, len(stream.tasks[TASK].labels))
 
-    def ours(num_steps: int, seed: int) -> list[float]:
+    def ours(seed: int) -> list[float]:
         method.before_task(TASK, stream.tasks[TASK])
-        ends = [step.seconds for step in fit(method, split, "legal", config.trainer, seed)]
+        callbacks = [StopOnSignal(), Terminal(Console(file=io.StringIO())).task_progress("legal")]  # as in a run
+        ends = [step.seconds for step in fit(method, split, "legal", config.trainer, seed, callbacks)]
         method.after_task(TASK, stream.tasks[TASK])
         return [after - before for before, after in itertools.pairwise(ends)]
 
-    bare(4, 0), ours(4, 0)  # warm up
+    bare(0), ours(0)  # warm up
     ratios, seconds = [], {"ours": [], "bare": []}
     for pair in range(options.pairs):
         order = [("ours", ours), ("bare", bare)][:: 1 if pair % 2 else -1]  # who goes first alternates
-        took = {name: train(options.steps, pair) for name, train in order}
+        took = {name: train(pair) for name, train in order}
         for name, times in took.items():
             seconds[name] += times
-        ratios.append(sum(took["ours"]) / sum(took["bare"]))
+        ratios.append(statistics.mean(took["ours"]) / statistics.mean(took["bare"]))
         print(f"pair {pair + 1}/{options.pairs}: ratio {ratios[-1]:.3f}", file=sys.stderr)
     low, _, high = statistics.quantiles(ratios, n=4)
     figures = {

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 TESTS = Path(__file__).parent
@@ -16,13 +17,17 @@ def run_py(*overrides: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True, **options)
 
 
+def have(group: str) -> str:
+    return ", ".join(sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")))
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["method=lroa"], "error: unknown method 'lroa'; have: clora, clora_xs, frozen, lora. Did you mean 'lora'?"),
+        (["method=lroa"], f"error: unknown method 'lroa'; have: {have('method')}. Did you mean 'lora'?"),
         (
             ["tasks=med_legal_cod"],
-            "error: unknown tasks 'med_legal_cod'; have: med_legal_code. Did you mean 'med_legal_code'?",
+            f"error: unknown tasks 'med_legal_cod'; have: {have('tasks')}. Did you mean 'med_legal_code'?",
         ),
         (["method.rank=0"], "error: method.rank=0: must be greater than 0"),
     ],
@@ -52,6 +57,41 @@ def _tiny(tiny_bert: Path, results: Path) -> list[str]:
         "tasks.licences.train_per_class=2",
         "tasks.stdlib.train_per_class=2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method=null"], "write method=<name>; have:"),
+        (["+method=lora"], "write method=<name>; have:"),
+        (["method=lora,clora"], "several values need a sweep, python run.py -m method=lora,clora"),
+        (["-m", "trainer.epoch=1,2"], "Did you mean 'epochs'?"),
+        (["tasks.icd10=null"], "tasks.icd10=None: must be a section"),
+        (["method.target_modules=[]"], "method.target_modules=[]: "),
+        (["tasks.order=[]"], "tasks.order=[]: "),
+        (["model.package=null"], "set model.path to a folder"),
+    ],
+)
+def test_the_less_usual_mistakes_are_one_line_too(overrides: list[str], says: str) -> None:
+    done = run_py(*overrides)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_and_a_rank_too_high_are_one_line(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        done = run_py("trainer.accelerator=gpu", f"results_dir={tmp_path}")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "error: trainer.accelerator=gpu: there is none here; have: auto, cpu\n",
+        )
+        assert list(tmp_path.iterdir()) == []
+    done = run_py("method=clora_xs", "method.rank=400", f"results_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "method.rank=400: " in done.stderr
+    assert "has rank 384" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The real data: balanced, split by group, masked, the same every time."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -41,12 +42,22 @@ def test_groups_are_categories_licences_and_files(stream: TaskStream) -> None:
 
 def test_the_names_that_give_a_label_away_are_masked(stream: TaskStream) -> None:
     _, legal, code = stream
-    for example in code.train + code.test:
-        module = example.group.removesuffix(".py").split("/")[0].strip("_")
-        words = example.text.replace("_", " ").replace(".", " ").split()
-        assert module not in words or len(module) < 3, example.id
-    assert not any("http://" in e.text or ("@" in e.text and ".com" in e.text) for e in legal.train)
+    for example in [e for s in SPLITS for e in code.split(s)]:
+        parts = {part.strip("_") for part in example.group.removesuffix(".py").split("/")} - {"init"}
+        for name in (part for part in parts if len(part) >= 3):
+            assert not re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", example.text, re.IGNORECASE), example.id
+    for example in [e for s in SPLITS for e in legal.split(s)]:
+        assert not re.search(r"https?://|public domain|\bpermissive\b|\bcopyleft\b", example.text, re.IGNORECASE)
     assert sum("___" in e.text for e in legal.train) > 300
+
+
+def test_no_file_licence_or_category_fills_a_split(stream: TaskStream) -> None:
+    for task in stream:
+        for split in SPLITS:
+            for label in task.labels:
+                groups = Counter(e.group for e in task.split(split) if e.label == label)
+                assert len(groups) >= 2, (task.name, split, label)
+                assert max(groups.values()) <= 0.55 * sum(groups.values()), (task.name, split, label)
 
 
 def test_another_seed_draws_another_sample_and_the_same_seed_the_same(stream: TaskStream) -> None:
