@@ -50,9 +50,9 @@ def test_the_methods_start_equal_and_learn_apart(finished) -> None:
 def test_nothing_is_forgotten_where_tasks_own_their_parts(finished) -> None:
     for method in ("frozen", "clora_xs"):
         matrix, metrics = finished[method].read_result()
-        assert metrics["forgetting"].value == 0
         assert metrics["backward_transfer"].value == 0
-        assert (matrix.values[1:, 0] == matrix.values[1, 0]).all()
+        for j in range(3):
+            assert (matrix.values[j + 1 :, j] == matrix.values[j + 1, j]).all()
 
 
 def test_an_adapter_of_clora_xs_is_a_small_part_of_a_lora(finished) -> None:

@@ -56,7 +56,7 @@ def test_a_run_leaves_what_the_design_names(tiny) -> None:
     assert folder.path.parent.name == "clora_xs"
     assert folder.path.name.endswith("-s0")
     metrics = json.loads((folder.path / "metrics.json").read_text())
-    assert metrics["forgetting"] == {"value": 0.0, "reason": ""}
+    assert metrics["backward_transfer"] == {"value": 0.0, "reason": ""}
     assert metrics["forward_transfer"]["value"] is None
 
 

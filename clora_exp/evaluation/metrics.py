@@ -43,7 +43,8 @@ def backward_transfer(a: np.ndarray) -> float:
 def forgetting(a: np.ndarray) -> float:
     """Return mean_{j < T} (max_{1 ≤ i < T} a[i, j] − a[T, j]) (Chaudhry et al. 2018).
 
-    The maximum leaves out the last row, so a task that ends best has a negative value; divisor T − 1.
+    The maximum leaves out the last row, so a task that ends best has a negative value, and takes in the rows before the
+    task is learned, as printed there; divisor T − 1.
     """
     return float((a[1:-1].max(axis=0) - a[-1])[:-1].mean())
 
