@@ -27,7 +27,7 @@ from clora_exp.tasks.stream import load_stream
 
 log = logging.getLogger("clora_exp")
 
-Answers = dict[int, tuple[str, float]]
+Answers = dict[int, tuple[str, float]]  # task index → fingerprint of what answered it, accuracy
 
 
 def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirectory:
@@ -44,12 +44,12 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     device = device_of(config.trainer)
     folder.prepare(command, describe_environment(stream, model_sha256))
     with folder.running(), StopOnSignal() as stop:
-        terminal.header(config, stream, folder)
+        terminal.header(config, stream, folder, device)
         seed_everything(config.seed)
         method = Method(config, stream, device)
         train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
         held_out = [method.model.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
-        answers: Answers = {}  # task index → fingerprint of what answered it, accuracy
+        answers: Answers = {}
 
         progress, state = folder.load_progress()
         if state is not None:

@@ -118,7 +118,7 @@ class RunDirectory:
             self._write("STATUS", "running\n")
             yield
         except (Interrupted, KeyboardInterrupt) as error:
-            self._end("interrupted", str(error) or "stopped by a second signal")
+            self._end("interrupted", str(error) or "stopped by Ctrl-C")
             raise
         except BaseException as error:
             self._end("failed", f"{type(error).__name__}: {error}", exc_info=not isinstance(error, CloraError))

@@ -158,7 +158,8 @@ class AdaptedLinear(lora.Linear):
     def parts_of(self, t: int) -> Parts | None:
         """Return what answers task t: the workspace while it trains, its row of the stack once it has ended.
 
-        None for a task not yet learned whose update starts at zero: the layer is then the base layer.
+        None for a task not yet learned whose update starts at zero: the layer is then the base layer. With shared
+        factors such a task gets them as they are, and the gate and scale last in training.
         """
         in_training = self.task == t
         has_ended = bool(self.owned) and t < len(self.stack(self.owned[0]))

@@ -44,13 +44,12 @@ class Terminal:
         self.interval_s = interval_s
         self._num_rows = 0
 
-    def header(self, config: ExperimentConfig, stream: TaskStream, folder: RunDirectory) -> None:
+    def header(self, config: ExperimentConfig, stream: TaskStream, folder: RunDirectory, device: torch.device) -> None:
         """Print what runs, where and on what."""
-        on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.console.print(f"[bold]{config.method.name}[/] learns {' → '.join(stream.names)} on {config.model.name}")
         self._line("folder", folder.path)
-        self._line("device", device)
+        self._line("device", name if device.type != "cpu" else f"cpu, {torch.get_num_threads()} threads")
         self._num_rows = 0
 
     def method(self, method: "Method") -> None:

@@ -53,6 +53,16 @@ def learn(layer: AdaptedLinear, t: int, seed: int) -> None:
     layer.finish_task()
 
 
+def answers_when_learned(layer: AdaptedLinear, x: torch.Tensor, num_tasks: int) -> list[torch.Tensor]:
+    """Return what the layer answers for each task when that task has just been learned."""
+    answers = []
+    for t in range(num_tasks):
+        learn(layer, t, t)
+        with answering(t):
+            answers.append(layer(x))
+    return answers
+
+
 def written_out(layer: AdaptedLinear, x: torch.Tensor, t: int) -> torch.Tensor:
     s, parts = layer.settings, layer.parts_of(t)
     R = torch.eye(s.rank, dtype=x.dtype) if parts.R is None else parts.R + (0 if parts.R_old is None else parts.R_old)
@@ -92,11 +102,7 @@ def test_a_fresh_layer_is_the_base_layer(settings: MethodConfig) -> None:
 @pytest.mark.parametrize("settings", ISOLATED, ids=names["ids"])
 def test_learning_a_later_task_leaves_earlier_answers_bit_identical(settings: MethodConfig) -> None:
     layer, x = make(settings), torch.randn(5, 10, dtype=torch.float64)
-    answers = []
-    for t in range(3):
-        learn(layer, t, t)
-        with answering(t):
-            answers.append(layer(x))
+    answers = answers_when_learned(layer, x, 3)
     for t, before in enumerate(answers):
         with answering(t):
             assert torch.equal(layer(x), before)
@@ -193,11 +199,7 @@ def test_threads_with_interleaved_tasks_get_their_own_answers() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     layer, x = make(CLORA_XS), torch.randn(5, 10, dtype=torch.float64)
-    expected = []
-    for t in range(4):
-        learn(layer, t, t)
-        with answering(t):
-            expected.append(layer(x))
+    expected = answers_when_learned(layer, x, 4)
 
     def ask(t: int) -> bool:
         with answering(t):
