@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import CloraError, Interrupted
+from clora_exp.help import answer
+from clora_exp.reports.notices import collected_notices
 
 
 def cli() -> int:
@@ -27,16 +29,17 @@ def cli() -> int:
     def job(composed: DictConfig) -> None:
         nonlocal is_composed
         is_composed = True
-        overrides = HydraConfig.get().overrides.task
-        command = shlex.join(
-            ["python", "run.py", *(o for o in overrides if not o.lstrip("+").startswith("overwrite="))]
-        )
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("overwrite=")]
+        command = shlex.join(["python", "run.py", *overrides])
         try:
             config = experiment(composed)
-            from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
-            from clora_exp.reports.terminal import Terminal
+            with collected_notices() as notices:
+                from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
+                from clora_exp.reports.terminal import Terminal
 
-            run(config, command, Terminal())
+                terminal = Terminal()
+                run(config, command, terminal)
+            terminal.notices(notices)
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
             print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
@@ -44,7 +47,8 @@ def cli() -> int:
             mistakes.append(mistake)
 
     try:
-        job()
+        text = answer(sys.argv[1:])
+        print(text) if text is not None else job()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if is_composed:
             raise

@@ -81,7 +81,8 @@ def main() -> None:
 
     def ours(seed: int) -> list[float]:
         method.before_task(TASK, stream.tasks[TASK])
-        callbacks = [StopOnSignal(), Terminal(Console(file=io.StringIO())).task_progress("legal")]  # as in a run
+        watch = Terminal(Console(file=io.StringIO())).watching(config.trainer, [StopOnSignal()])  # as in a run
+        callbacks = watch.learning("legal", split)
         ends = [step.seconds for step in fit(method, split, "legal", config.trainer, seed, callbacks)]
         method.after_task(TASK, stream.tasks[TASK])
         return [after - before for before, after in itertools.pairwise(ends)]

@@ -39,7 +39,7 @@ def compose_experiment(overrides: Sequence[str]) -> ExperimentConfig:
         ConfigError: as `experiment`, and for overrides that Hydra refuses.
     """
     try:
-        return experiment(_compose(overrides))
+        return experiment(compose_raw(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise in_words(error, overrides) from error
 
@@ -54,7 +54,7 @@ def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
     try:  # a key that is not there: let it through, and the dataclasses say what is wrong with it, and with the rest
         is_sweep = any(override in ("-m", "--multirun") for override in overrides)
         keys = [override for override in overrides if not override.startswith("-")]
-        experiment(_compose([_forced(override, is_sweep) for override in keys]))
+        experiment(compose_raw([_forced(override, is_sweep) for override in keys]))
     except ConfigError as mistake:
         return mistake
     except (HydraException, OmegaConfBaseException, ValueError):
@@ -62,7 +62,8 @@ def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
     return ConfigError(_first_line(error))
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """Return what Hydra composes, unchecked; its own errors."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 

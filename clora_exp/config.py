@@ -36,8 +36,9 @@ class MethodConfig:
 
     __pydantic_config__ = STRICT
     name: Name
-    protocol: Literal["sequence"] = "sequence"  # the tasks one after another
-    trainable: Literal["adapters", "heads"] = "adapters"  # heads: the backbone stays as it is
+    protocol: Literal["sequence", "joint", "single"] = "sequence"  # in turn, all at once, or each from the same start
+    trainable: Literal["adapters", "heads", "all"] = "adapters"  # heads: the backbone stays as it is; all: no adapters
+    save_weights: Flag = False  # with trainable=all: keep the whole backbone of every task, not its head alone
     rank: Count = 16  # r of A (r, in) and B (out, r)
     alpha: PositiveFloat = 32.0  # the scale starts at alpha / rank
     dropout: Fraction = 0.0  # on the adapter's input, as in the LoRA paper
@@ -56,6 +57,7 @@ class MethodConfig:
     factor_optimizer: Literal["adamw", "sgd", "frozen"] = "adamw"  # what moves A and B from the second task on
     factor_learning_rate: PositiveFloat | None = None  # of A and B; null: the method's
     learning_rate: PositiveFloat | None = None  # null: the trainer's
+    head_learning_rate: PositiveFloat | None = None  # null: the trainer's
     strategies: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
     def __post_init__(self) -> None:
@@ -69,6 +71,12 @@ class MethodConfig:
             )
         if self.orthogonality != "none" and self.routing != "additive":
             raise ValueError(f"orthogonality={self.orthogonality} needs routing=additive: it compares R_δ with R_old")
+        if self.strategies and self.protocol != "sequence":
+            raise ValueError(
+                f"protocol={self.protocol} trains the adapter setting alone; leave out {', '.join(self.strategies)}"
+            )
+        if self.save_weights and self.trainable != "all":
+            raise ValueError(f"save_weights=true needs trainable=all: with {self.trainable} the backbone never changes")
 
 
 @dataclass(frozen=True)
@@ -102,13 +110,13 @@ class TrainerConfig:
     """How one session trains; the same for every method unless the method says otherwise."""
 
     __pydantic_config__ = STRICT
-    epochs: Count = 3
+    epochs: Count = 2  # passes over a task's training examples
     max_steps: Count | None = None  # optimiser steps a task; null: as the epochs give
-    batch_size: Count = 32
+    batch_size: Count = 16  # examples a batch, of similar length
     accumulate: Count = 1  # batches an optimiser step
     eval_batch_size: Count = 32  # on two cores 32 is the fastest: the activations stay in the cache
     learning_rate: PositiveFloat = 1e-3  # of adapters; a method may set its own
-    head_learning_rate: PositiveFloat = 1e-2  # of the heads, of every method: a linear probe reaches its best there
+    head_learning_rate: PositiveFloat = 1e-2  # of the heads, unless the method sets its own
     weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see optimizers.py
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
@@ -128,8 +136,9 @@ class ExperimentConfig:
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
-    results_dir: str = "results/runs"
-    overwrite: Flag = False  # true: start again where a run at the same place exists
+    results_dir: str = "results/runs"  # where runs go
+    overwrite: Flag = False  # true: start again where this run exists
+    report: Flag = True  # figures and report.md at the end; python -m clora_exp.reports makes them later
 
 
 class PartsLike(Protocol):

@@ -26,7 +26,7 @@ PACKAGES = (
 )
 
 
-def describe_environment(stream: TaskStream, model_sha256: str) -> dict[str, Any]:
+def describe_environment(stream: TaskStream, model_sha256: str, device: torch.device) -> dict[str, Any]:
     """Return versions, commit, hardware, threads and fingerprints, as JSON values."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -35,6 +35,7 @@ def describe_environment(stream: TaskStream, model_sha256: str) -> dict[str, Any
         "commit": _commit(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
+        "device": device.type,
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,

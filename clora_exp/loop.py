@@ -2,24 +2,29 @@
 
     config → stream → method (backbone + adapters + heads)
            → for each task: before_task → a new Trainer fits a Session → after_task → evaluate all → save
-           → accuracy matrix → metrics
+           → accuracy matrix → metrics → report
 
 The optimiser step is in `session.py`, what a method adds is in `methods/`, what is written is in `results.py`.
 """
 
+import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from pytorch_lightning import Callback
+import numpy as np
 
 from clora_exp import discovery
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
+from clora_exp.evaluation.cost import CostMeter
 from clora_exp.evaluation.metrics import metrics_of_run
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method
-from clora_exp.models.batches import EncodedSplit
+from clora_exp.models.batches import EncodedSplit, JointSplit
+from clora_exp.reports.progress import Watch
+from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict, seed_everything
@@ -27,7 +32,7 @@ from clora_exp.tasks.stream import load_stream
 
 log = logging.getLogger("clora_exp")
 
-Answers = dict[int, tuple[str, float]]  # task index → fingerprint of what answered it, accuracy
+Answers = dict[int, tuple[str, np.ndarray]]  # task index → fingerprint of what answered it, predicted label indices
 
 
 def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirectory:
@@ -35,70 +40,103 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
 
     A finished run is printed, not repeated; an unfinished one goes on after its last finished task.
     """
-    stream = load_stream(config.tasks, config.data_seed)
+    stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
     model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)
     folder = RunDirectory(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite:
-        terminal.finished(folder, *folder.read_result())
+        terminal.finished(folder)
         return folder
+    folder.check_writable()
     device = device_of(config.trainer)
-    folder.prepare(command, describe_environment(stream, model_sha256))
-    with folder.running(), StopOnSignal() as stop:
-        terminal.header(config, stream, folder, device)
-        seed_everything(config.seed)
-        method = Method(config, stream, device)
-        train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
-        held_out = [method.model.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
-        answers: Answers = {}
+    terminal.header(config, stream, folder, device)
+    seed_everything(config.seed)
+    method = Method(config, stream, device)
+    terminal.method(method)
+    train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
+    held_out = [method.model.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
+    folder.prepare(command, describe_environment(stream, model_sha256, device))
+    progress, state = folder.load_progress()
+    plan = [s for s in sessions(config.method.protocol, len(stream)) if s.t >= progress.num_tasks_done]
+    start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
+    answers: Answers = {}
 
-        progress, state = folder.load_progress()
+    with folder.running(), StopOnSignal() as stop, terminal.watching(config.trainer, [stop]) as watch:
+        watch.expect([train[t] for s in plan for t in s.learned], [held_out[t] for s in plan for t in s.measured])
         if state is not None:
             method.load_state_dict(state)
             terminal.resumed(progress.matrix, progress.num_tasks_done)
         else:
-            terminal.method(method)
-            started = time.perf_counter()
-            accuracies = evaluate_all(method, held_out, config, answers, [stop])
-            progress.add_row("init", 0, accuracies, time.perf_counter() - started)
+            watch.expect([], held_out)
+            progress.add_row("init", 0, *evaluate(method, held_out, range(len(stream)), config, answers, watch))
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
 
-        for t, task in enumerate(stream):
-            if t < progress.num_tasks_done:
-                continue
+        for t, learned, measured in plan:
+            task, split = stream.tasks[t], train[t] if learned == [t] else JointSplit(train)
+            what = task.name if learned == [t] else "all tasks"
             seed = seed_everything(config.seed, t + 1)
-            log.info("task %s begins", task.name)
+            if start is not None:
+                method.load_state_dict(start)
+            log.info("learning %s", what)
+            cost = CostMeter(device)
             method.before_task(t, task)
-            steps = fit(method, train[t], task.name, config.trainer, seed, [stop, terminal.task_progress(task.name)])
+            cost.trainable_parameters = method.num_trainable()
+            steps = fit(method, split, what, config.trainer, seed, watch.learning(what, split))
             method.after_task(t, task)
+            cost.has_trained()
 
-            started = time.perf_counter()
-            accuracies = evaluate_all(method, held_out, config, answers, [stop])
-            progress.add_steps(task.name, steps)
-            progress.add_row(task.name, t + 1, accuracies, time.perf_counter() - started)
+            predicted, seconds = evaluate(method, held_out, measured, config, answers, watch)
+            progress.add_steps(what, steps)
+            progress.add_row(task.name, t + 1, predicted, seconds)
             progress.num_tasks_done = t + 1
-            log.info("task %s done, accuracies %s", task.name, [round(a, 4) for a in accuracies])
+            log.info("learned %s, accuracies %s", what, progress.matrix.values[t + 1].round(4).tolist())
             terminal.row(progress.matrix, t + 1)
-            folder.save_adapter(t, task, method.state_of(t), method.adapters.basis() if method.adapters else {})
+            sizes = [folder.save_adapter(j, method) for j in learned]
+            progress.costs.append(cost.of(what, sizes[-1], seconds))
             folder.save_progress(progress, method.state_dict())
             stop.check()
 
-        folder.finish(metrics_of_run(progress.matrix, head_per_task=True))
-    terminal.finished(folder, *folder.read_result())
+        folder.finish(progress, metrics_of_run(progress.matrix, head_per_task=True, protocol=config.method.protocol))
+        if config.report:
+            write_report(folder.path)
+    terminal.finished(folder)
     return folder
 
 
-def evaluate_all(
+class Plan(NamedTuple):
+    """One session: its index t, the tasks learned in it together, the tasks measured after it."""
+
+    t: int
+    learned: list[int]
+    measured: list[int]
+
+
+def sessions(protocol: str, num_tasks: int) -> list[Plan]:
+    """Return the sessions of a run: a task each, or with joint one for all of them."""
+    every = list(range(num_tasks))
+    if protocol == "joint":
+        return [Plan(num_tasks - 1, every, every)]
+    return [Plan(t, [t], [t] if protocol == "single" else every) for t in every]
+
+
+def evaluate(
     method: Method,
     splits: list[EncodedSplit],
+    tasks: Iterable[int],
     config: ExperimentConfig,
     answers: Answers,
-    callbacks: Sequence[Callback] = (),
-) -> list[float]:
-    """Return the accuracy on every task; one whose deciding parameters have not changed keeps its entry."""
-    for t, split in enumerate(splits):
+    watch: Watch,
+) -> tuple[dict[int, np.ndarray], float]:
+    """Return the predicted label indices of every task asked for, and the seconds it took.
+
+    A task whose deciding parameters have not changed since its last evaluation keeps its answers.
+    """
+    started = time.perf_counter()
+    for t in tasks:
         fingerprint = method.fingerprint(t)
-        if t not in answers or answers[t][0] != fingerprint:
-            correct = predict(method, split, config.trainer, callbacks) == split.labels
-            answers[t] = (fingerprint, float(correct.mean()))
-    return [answers[t][1] for t in range(len(splits))]
+        if t in answers and answers[t][0] == fingerprint:
+            watch.skip(splits[t])
+        else:
+            callbacks = watch.measuring(method.task_names[t], splits[t])
+            answers[t] = (fingerprint, predict(method, splits[t], config.trainer, callbacks))
+    return {t: answers[t][1] for t in tasks}, time.perf_counter() - started

@@ -4,9 +4,12 @@ results/runs/<tasks>/<method>/<hash8>-s<seed>/
   STATUS                 running | interrupted | done | failed, and the error on the second line
   config.yaml            what ran; command.txt how to run it again; environment.json versions, hardware, data
   accuracy_matrix.csv    first column `after`: init, then the tasks; one column a task
+  predictions.csv.gz     every answer of every evaluation, by example
   metrics.json           each metric's value, or null and the reason; metrics.csv losses and accuracies, long
+  cost.csv               parameters, bytes, seconds and memory of each task
   run.log                what happened when
-  adapters/<task>/       what answered the task when it had just been learned
+  adapters/<task>/       what answered the task when it had just been learned; peft/ the same as a plain PEFT LoRA
+  report.md, figures/    the run as a page, see reports/run.py
   checkpoint/            what the next task needs; gone when the run is done
 """
 
@@ -14,50 +17,90 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from safetensors.torch import save as save_tensors
 
+from clora_exp.adapters.export import write_peft
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
+from clora_exp.evaluation import predictions
+from clora_exp.evaluation.cost import TaskCost
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.files import folder_written_atomically, write_atomically
+from clora_exp.runs import StoredRun, read_run
 from clora_exp.states import pack_layers, read_state, write_state
-from clora_exp.tasks.stream import Task, TaskStream
+from clora_exp.tasks.stream import TaskStream
 
 if TYPE_CHECKING:  # reading a run needs no Lightning
+    from clora_exp.methods.base import Method
     from clora_exp.session import Step
 
 log = logging.getLogger("clora_exp")
 
-NOT_IN_HASH = ("seed", "results_dir", "overwrite")  # what does not change the numbers, and what a seed average spans
+NOT_IN_HASH = (
+    "seed",
+    "results_dir",
+    "overwrite",
+    "report",
+)  # what does not change the numbers, and what a seed average spans
 
 
-@dataclasses.dataclass
 class Progress:
     """How far a run is: what resume starts from, and what every result file is made from."""
 
-    matrix: AccuracyMatrix
-    num_tasks_done: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of metrics.csv
+    def __init__(self, stream: TaskStream, split: str) -> None:
+        self.stream, self.split = stream, split
+        self.matrix = AccuracyMatrix(stream.names)
+        self.num_tasks_done = 0
+        self.predicted: dict[tuple[int, int], np.ndarray] = {}  # (row, task) → predicted label indices
+        self.history: list[dict[str, Any]] = []  # rows of metrics.csv
+        self.costs: list[TaskCost] = []
 
-    def add_row(self, after: str, i: int, accuracies: list[float], seconds: float) -> None:
-        """Enter row i of the matrix."""
-        self.matrix.values[i] = accuracies
-        for task, accuracy in zip(self.matrix.tasks, accuracies, strict=True):
-            self.history.append(_row(task, f"accuracy after {after}", accuracy, i, seconds))
+    def add_row(self, after: str, i: int, predicted: Mapping[int, np.ndarray], seconds: float) -> None:
+        """Enter row i of the matrix, from the answers to the tasks that were evaluated."""
+        for t, answers in predicted.items():
+            task = self.stream.tasks[t]
+            labels = [example.label for example in task.split(self.split)]
+            accuracy = float(np.mean([task.labels[a] == label for a, label in zip(answers, labels, strict=True)]))
+            self.matrix.values[i, t] = accuracy
+            self.predicted[i, t] = answers
+            self.history.append(_row(task.name, f"accuracy after {after}", accuracy, i, seconds))
 
     def add_steps(self, task: str, steps: "list[Step]") -> None:
         """Enter the training curve of a session."""
         self.history += [_row(task, "train_loss", s.loss, s.step, s.seconds) for s in steps]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values."""
+        predicted = {f"{i} {t}": torch.from_numpy(a).to(torch.int32) for (i, t), a in self.predicted.items()}
+        return {
+            "matrix": self.matrix.to_csv(),
+            "num_tasks_done": self.num_tasks_done,
+            "predicted": predicted,
+            "history": self.history,
+            "costs": [dataclasses.asdict(cost) for cost in self.costs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.matrix = AccuracyMatrix.from_csv(state["matrix"])
+        self.num_tasks_done = state["num_tasks_done"]
+        for key, answers in state["predicted"].items():
+            i, t = map(int, key.split())
+            self.predicted[i, t] = answers.numpy().astype(np.int64)
+        self.history = state["history"]
+        self.costs = [TaskCost(**cost) for cost in state["costs"]]
 
 
 def _row(task: str, metric: str, value: float, step: int, seconds: float) -> dict[str, Any]:
@@ -83,6 +126,21 @@ class RunDirectory:
         except (OSError, IndexError):
             return None
 
+    def check_writable(self) -> None:
+        """Look whether the folder can be made, before any work.
+
+        Raises:
+            RunError: it cannot.
+        """
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise self._unwritable("Not a directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise self._unwritable("Permission denied")
+
+    def _unwritable(self, reason: str | None) -> RunError:
+        return RunError(f"results_dir={self.config.results_dir}: cannot be written: {reason}")
+
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
         """Make the folder, anew with `overwrite`, and write what identifies the run.
 
@@ -97,7 +155,7 @@ class RunDirectory:
             self._write("command.txt", command + "\n")
             self._write("environment.json", _json(self._with_earlier(environment)))
         except OSError as error:
-            raise RunError(f"results_dir={self.config.results_dir}: cannot be written: {error.strerror}") from error
+            raise self._unwritable(error.strerror) from error
 
     def _with_earlier(self, environment: dict[str, Any]) -> dict[str, Any]:
         """Return what ran first, with each later environment under `resumed`."""
@@ -137,40 +195,48 @@ class RunDirectory:
         Raises:
             RunError: a checkpoint that cannot be read.
         """
+        progress = Progress(self.stream, self.config.eval_split)
         if not self._checkpoint.exists():
-            return Progress(AccuracyMatrix(self.stream.names)), None
+            return progress, None
         try:
             state = read_state(self._checkpoint)
-            matrix = AccuracyMatrix.from_csv(state["matrix"])
-            return Progress(matrix, state["num_tasks_done"], state["history"]), state["method"]
-        except (ValueError, KeyError, OSError) as error:
+            progress.load_state_dict(state["progress"])
+            return progress, state["method"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise RunError(f"{self._checkpoint} cannot be read ({error}); overwrite=true starts again") from error
 
     def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
         """Write the result files, then the checkpoint they can be made again from."""
-        self._write("accuracy_matrix.csv", progress.matrix.to_csv())
-        frame = pd.DataFrame(progress.history, columns=["task", "metric", "value", "step", "seconds"])
-        self._write("metrics.csv", frame.to_csv(index=False, lineterminator="\n"))
+        self._write_results(progress)
         self._checkpoint.parent.mkdir(exist_ok=True)
-        state = {
-            "matrix": progress.matrix.to_csv(),
-            "num_tasks_done": progress.num_tasks_done,
-            "history": progress.history,
-            "method": method_state,
-        }
-        write_state(self._checkpoint, state)
+        write_state(self._checkpoint, {"progress": progress.state_dict(), "method": method_state})
 
-    def save_adapter(self, t: int, task: Task, state: dict[str, Any], basis: dict[str, Any]) -> None:
-        """Write `adapters/<task>/`: the tensors stacked over layers, and a manifest of what they are."""
+    def _write_results(self, progress: Progress) -> None:
+        self._write("accuracy_matrix.csv", progress.matrix.to_csv())
+        frame = predictions.to_frame(self.stream, progress.split, progress.predicted)
+        write_atomically(self.path / "predictions.csv.gz", predictions.to_bytes(frame))
+        self._write_csv("metrics.csv", progress.history, ["task", "metric", "value", "step", "seconds"])
+        columns = [field.name for field in dataclasses.fields(TaskCost)]
+        self._write_csv("cost.csv", [dataclasses.asdict(cost) for cost in progress.costs], columns)
+
+    def _write_csv(self, name: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
+        self._write(name, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
+
+    def save_adapter(self, t: int, method: "Method") -> int:
+        """Write `adapters/<task>/` and return the size of its adapter.safetensors in bytes.
+
+        The tensors are stacked over layers, adapter.json says what they are; `peft/` is the same as a plain LoRA.
+        """
+        task, state = self.stream.tasks[t], method.state_of(t)
         folder = self.path / "adapters"
         folder.mkdir(exist_ok=True)
+        basis = method.adapters.basis() if method.adapters else {}
         if basis and not (folder / "basis.safetensors").exists():
             write_state(folder / "basis.safetensors", basis)
         heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
         tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
         tensors |= {name: tensor.detach().cpu() for name, tensor in heads.items()}
         weights = save_tensors(tensors)
-        method = plain_config(self.config)["method"]
         manifest = {
             "format": 1,
             "task": task.name,
@@ -178,7 +244,7 @@ class RunDirectory:
             "description": task.description,
             "labels": task.labels,
             "model": {"name": self.config.model.name, "sha256": self.model_sha256},
-            "method": method,
+            "method": plain_config(self.config)["method"],
             "layers": layers,
             "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
             "sha256": hashlib.sha256(weights).hexdigest(),
@@ -187,28 +253,38 @@ class RunDirectory:
         with folder_written_atomically(folder / task.name) as new:
             (new / "adapter.safetensors").write_bytes(weights)
             (new / "adapter.json").write_text(_json(manifest), encoding="utf-8")
+            if method.adapters:
+                head = {name.removeprefix("head."): tensor for name, tensor in heads.items()}
+                pairs = method.adapters.as_lora(method.slot(t))
+                write_peft(
+                    new / "peft",
+                    pairs,
+                    head,
+                    task=task.name,
+                    description=task.description,
+                    labels=task.labels,
+                    model=self.config.model.name,
+                    code=method.model.loading_code(),
+                )
+            if self.config.method.save_weights:
+                (new / "backbone.safetensors").write_bytes(save_tensors(method.backbone_weights()))
+        return len(weights)
 
-    def finish(self, metrics: dict[str, Metric]) -> None:
-        """Write metrics.json, mark the run done and drop the checkpoint."""
+    def finish(self, progress: Progress, metrics: dict[str, Metric]) -> None:
+        """Write the result files once more and metrics.json, mark the run done and drop the checkpoint."""
+        self._write_results(progress)
         self._write("metrics.json", _json({name: dataclasses.asdict(metric) for name, metric in metrics.items()}))
         log.info("done")
         self._write("STATUS", "done\n")
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
-    def read_result(self) -> tuple[AccuracyMatrix, dict[str, Metric]]:
-        """Return matrix and metrics of a finished run.
+    def read(self) -> StoredRun:
+        """Return the run as it lies on disk.
 
         Raises:
             RunError: a file of the run is missing or cannot be read.
         """
-        try:
-            matrix = AccuracyMatrix.from_csv(self.path / "accuracy_matrix.csv")
-            stored = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
-            return matrix, {name: Metric(**metric) for name, metric in stored.items()}
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(
-                f"{self.path} is marked done but cannot be read ({error}); overwrite=true runs it again"
-            ) from error
+        return read_run(self.path)
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())

@@ -21,7 +21,7 @@ from torch import Tensor
 from clora_exp.config import TrainerConfig
 from clora_exp.errors import RunError
 from clora_exp.methods.base import Method
-from clora_exp.models.batches import Batch, EncodedSplit
+from clora_exp.models.batches import Batch, EncodedSplit, JointSplit
 from clora_exp.optimizers import build_optimizer, warmup_then_linear
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -82,7 +82,7 @@ class Session(lightning.LightningModule):
 
 def fit(
     method: Method,
-    split: EncodedSplit,
+    split: EncodedSplit | JointSplit,
     task_name: str,
     config: TrainerConfig,
     seed: int,

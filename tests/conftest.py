@@ -67,6 +67,7 @@ def tiny(tiny_bert: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
             "trainer.accelerator=cpu",
             "trainer.batch_size=8",
             "trainer.epochs=2",
+            "report=false",
         ]
         rank = [] if any(o.startswith("method.rank") for o in overrides) else ["method.rank=4"]
         return compose.compose_experiment([*fixed, *rank, *overrides])

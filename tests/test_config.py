@@ -21,7 +21,7 @@ def _parts(group: str) -> discovery.Parts | None:
 
 def _keys(group: str, name: str) -> list[str]:
     """Every key of a composed group, "a" or "part.a"."""
-    composed = compose._compose([f"{group}={name}"])[group]
+    composed = compose.compose_raw([f"{group}={name}"])[group]
     return [
         k if not hasattr(v, "items") else f"{k}.{inner}"
         for k, v in composed.items()

@@ -34,14 +34,15 @@ def finished(tmp_path_factory) -> dict:
 def test_every_method_finishes_with_matrix_and_metrics(finished) -> None:
     for method, folder in finished.items():
         assert folder.status == "done"
-        matrix, metrics = folder.read_result()
+        stored = folder.read()
+        matrix, metrics = stored.matrix, stored.metrics
         assert matrix.tasks == ["medical", "legal", "code"]
         assert ((matrix.values >= 0) & (matrix.values <= 1)).all(), method
         assert metrics["average_accuracy"].value == pytest.approx(matrix.values[-1].mean())
 
 
 def test_the_methods_start_equal_and_learn_apart(finished) -> None:
-    matrices = {method: folder.read_result()[0].values for method, folder in finished.items()}
+    matrices = {method: folder.read().matrix.values for method, folder in finished.items()}
     for values in matrices.values():
         np.testing.assert_array_equal(values[0], matrices["frozen"][0])
     assert len({values[1:].tobytes() for values in matrices.values()}) == 4
@@ -49,7 +50,8 @@ def test_the_methods_start_equal_and_learn_apart(finished) -> None:
 
 def test_nothing_is_forgotten_where_tasks_own_their_parts(finished) -> None:
     for method in ("frozen", "clora_xs"):
-        matrix, metrics = finished[method].read_result()
+        stored = finished[method].read()
+        matrix, metrics = stored.matrix, stored.metrics
         assert metrics["backward_transfer"].value == 0
         for j in range(3):
             assert (matrix.values[j + 1 :, j] == matrix.values[j + 1, j]).all()

@@ -13,10 +13,10 @@ ROOT = Path(clora_exp.__file__).parent
 LAYERS = [  # each may import its own layer and those before it
     {"errors", "discovery", "files", "__init__"},
     {"config"},
-    {"tasks", "adapters", "evaluation", "optimizers", "states", "compose"},
+    {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "help"},
     {"models"},
     {"methods"},
-    {"session", "environment", "interrupts"},
+    {"session", "environment", "interrupts", "runs"},
     {"results"},
     {"reports"},
     {"loop"},

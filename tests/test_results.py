@@ -1,7 +1,6 @@
 """The run directory: atomic, resumable after any task, never half written."""
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -10,31 +9,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 from safetensors.torch import load_file
+from trials import content, quiet
 
 from clora_exp import files, loop, results
 from clora_exp.compose import SECTIONS
 from clora_exp.config import structure
 from clora_exp.errors import Interrupted, RunError
 from clora_exp.loop import run
-from clora_exp.reports.terminal import Terminal
+from clora_exp.runs import FILES
 from clora_exp.session import Session
 
 
-def quiet() -> Terminal:
-    return Terminal(Console(file=io.StringIO(), width=100))
-
-
-def content(folder) -> dict[str, str]:
-    """Return the hash of every file that a resumed run must reproduce."""
-    names = ["accuracy_matrix.csv", "metrics.json"]
-    paths = [folder.path / name for name in names] + sorted((folder.path / "adapters").rglob("*.*"))
-    return {str(p.relative_to(folder.path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
-
-
 def test_a_run_leaves_what_the_design_names(tiny) -> None:
-    config = tiny("method=clora_xs")
+    config = tiny("method=clora_xs", "report=true")
     folder = run(config, "python run.py method=clora_xs", quiet())
     expected = {
         "STATUS",
@@ -44,9 +32,14 @@ def test_a_run_leaves_what_the_design_names(tiny) -> None:
         "accuracy_matrix.csv",
         "metrics.json",
         "metrics.csv",
+        "predictions.csv.gz",
+        "cost.csv",
         "run.log",
         "adapters",
+        "report.md",
+        "figures",
     }
+    assert expected == set(FILES)  # the folder's map, as a person sees it
     assert {p.name for p in folder.path.iterdir()} == expected
     assert (folder.path / "STATUS").read_text() == "done\n"
     assert (folder.path / "command.txt").read_text() == "python run.py method=clora_xs\n"
@@ -71,33 +64,6 @@ def test_an_adapter_is_few_stacked_tensors_and_says_what_it_is(tiny) -> None:
     assert manifest["labels"] == ["one", "two", "three"]
     assert manifest["sha256"] == hashlib.sha256((path / "adapter.safetensors").read_bytes()).hexdigest()
     assert (folder.path / "adapters" / "basis.safetensors").exists()
-
-
-@pytest.mark.parametrize("method", ["frozen", "lora", "clora", "clora_xs", "lora_anchor"])
-@pytest.mark.parametrize("killed_in_task", [0, 1, 2])
-def test_a_run_resumes_after_the_last_finished_task_with_the_same_bytes(
-    method: str, killed_in_task: int, tiny, tmp_path, monkeypatch
-) -> None:
-    whole = run(tiny(f"method={method}", f"results_dir={tmp_path / 'whole'}"), "", quiet())
-    calls = []
-
-    def dies(*arguments, **more):
-        calls.append(arguments[2])
-        if len(calls) == killed_in_task + 1:
-            raise KeyboardInterrupt
-        return real(*arguments, **more)
-
-    real = loop.fit
-    monkeypatch.setattr(loop, "fit", dies)
-    config = tiny(f"method={method}", f"results_dir={tmp_path / 'cut'}")
-    with pytest.raises(Interrupted):
-        run(config, "", quiet())
-    monkeypatch.setattr(loop, "fit", real)
-    learned = []
-    monkeypatch.setattr(loop, "fit", lambda *a, **k: (learned.append(a[2]), real(*a, **k))[1])
-    cut = run(config, "", quiet())
-    assert learned == ["first", "second", "third"][killed_in_task:]
-    assert content(cut) == content(whole)
 
 
 def test_a_finished_run_is_printed_and_not_repeated_unless_asked(tiny, monkeypatch) -> None:

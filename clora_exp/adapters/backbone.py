@@ -27,11 +27,12 @@ class Adapters:
             ModelError: target modules that match no linear layer, with what there is.
         """
         targets = default_targets if settings.target_modules is None else settings.target_modules
-        _check_targets(backbone, targets)
+        linear = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+        _check_targets(linear, targets)
+        _check_rank(linear, targets, settings)
         config = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
         )
-        _check_rank(backbone, targets, settings)
         config._register_custom_module({nn.Linear: functools.partial(AdaptedLinear, settings=settings)})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT remarks that custom modules are experimental
@@ -97,6 +98,16 @@ class Adapters:
             state |= {f"{part}/{name}": value.detach() for part, value in values.items() if value is not None}
         return state
 
+    def as_lora(self, t: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what answers task t as vanilla LoRA pairs of scale 1, (A', B') by module."""
+        return {name: layer.as_lora(t) for name, layer in self.layers.items()}
+
+    def num_trained(self) -> int:
+        """Return how many parameters of the adapters a first task trains."""
+        is_fixed = self.settings.basis == "svd"
+        parts = ((part, layer.part(part)) for layer in self.layers.values() for part in layer.parts_in_workspace())
+        return sum(parameter.numel() for part, parameter in parts if not (is_fixed and part in ("A", "B")))
+
     def basis(self) -> dict[str, Tensor]:
         """Return the fixed factors that all tasks share, by "<A|B>/<module>"; empty where the factors are learned.
 
@@ -128,22 +139,25 @@ class Adapters:
             layer.load_state_dict(own, strict=False)
 
 
-def _check_rank(backbone: nn.Module, targets: list[str], settings: MethodConfig) -> None:
+def _matches(name: str, target: str) -> bool:
+    """Tell whether PEFT adapts module `name` for `target`: the name itself, or its end after a dot."""
+    return name == target or name.endswith(f".{target}")
+
+
+def _check_rank(linear: dict[str, nn.Linear], targets: list[str], settings: MethodConfig) -> None:
     if settings.basis != "svd":
         return
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
-            full = min(module.in_features, module.out_features)
-            if settings.rank > full:
-                raise ModelError(f"method.rank={settings.rank}: {name} has rank {full}; the SVD gives no more")
+    for name, module in linear.items():
+        full = min(module.in_features, module.out_features)
+        if settings.rank > full and any(_matches(name, target) for target in targets):
+            raise ModelError(f"method.rank={settings.rank}: {name} has rank {full}; the SVD gives no more")
 
 
-def _check_targets(backbone: nn.Module, targets: list[str]) -> None:
-    linear = sorted({name.split(".")[-1] for name, m in backbone.named_modules() if isinstance(m, nn.Linear)})
-    names = {name for name, m in backbone.named_modules() if isinstance(m, nn.Linear)}
+def _check_targets(linear: dict[str, nn.Linear], targets: list[str]) -> None:
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(_matches(name, target) for name in linear):
+            have = sorted({name.split(".")[-1] for name in linear})
             raise ModelError(
-                f"method.target_modules={targets}: {target!r} matches no linear layer; have: {', '.join(linear)}."
-                + nearest(target, linear)
+                f"method.target_modules={targets}: {target!r} matches no linear layer; have: {', '.join(have)}."
+                + nearest(target, have)
             )

@@ -173,6 +173,21 @@ class AdaptedLinear(lora.Linear):
         scale = values.get("scale", self.scaling[NAME])
         return Parts(values["A"], values["B"], values.get("routing"), R_old, values.get("gate"), scale)
 
+    @torch.no_grad()
+    def as_lora(self, t: int) -> tuple[Tensor, Tensor]:
+        """Return what answers task t as one vanilla LoRA pair of scale 1: A' = A (r, in), B' = g · s · B R (out, r).
+
+        With a gate over r, B' = s · B diag(g) R. A task not yet learned whose update starts at zero has B' = 0.
+        """
+        parts = self.parts_of(t)
+        if parts is None:
+            return self.part("A").detach(), torch.zeros_like(self.part("B"))
+        B, gate = parts.B * parts.scale, None if parts.gate is None else torch.sigmoid(parts.gate)
+        if gate is not None:
+            B = B * (gate[:, None] if self.settings.gate == "per_output" else gate)  # over r: columns of B
+        R = parts.R if parts.R is None or parts.R_old is None else parts.R_old + parts.R
+        return parts.A.detach(), B if R is None else B @ R
+
     def penalty(self) -> Tensor:
         """Return P(R_δ) of this layer, see `penalty.py`."""
         A, B = self.part("A"), self.part("B")

@@ -63,6 +63,19 @@ def forward_transfer(a: np.ndarray) -> float:
     return float(np.mean([a[j - 1, j - 1] - a[0, j - 1] for j in range(2, T + 1)]))
 
 
+def transfer_gain(a: np.ndarray, single: np.ndarray) -> float:
+    """Return mean_{j > 1} (a[j, j] − single_j), single (T,) being the accuracies of each task learned alone."""
+    return float((np.diagonal(a[1:]) - single)[1:].mean())
+
+
+def intransigence(a: np.ndarray, joint: np.ndarray) -> float:
+    """Return mean_j (joint_j − a[j, j]), joint (T,) being the accuracies when all tasks are learned at once.
+
+    After Chaudhry et al. 2018. Differs: joint is trained on all T tasks, theirs for task k on tasks 1..k.
+    """
+    return float((joint - np.diagonal(a[1:])).mean())
+
+
 DEFINED_BY_MATRIX: dict[str, tuple[Callable[[np.ndarray], float], int]] = {  # name → function, tasks it needs
     "average_accuracy": (average_accuracy, 1),
     "incremental_accuracy": (incremental_accuracy, 1),
@@ -74,22 +87,26 @@ DEFINED_BY_MATRIX: dict[str, tuple[Callable[[np.ndarray], float], int]] = {  # n
 }
 
 
-def metrics_of_run(matrix: AccuracyMatrix, *, head_per_task: bool) -> dict[str, Metric]:
+def metrics_of_run(matrix: AccuracyMatrix, *, head_per_task: bool, protocol: str = "sequence") -> dict[str, Metric]:
     """Return every metric of one run by name.
 
     Args:
         head_per_task: forward transfer is then undefined, since a head that has not been trained answers by chance.
+        protocol: joint and single leave cells of the matrix empty; what needs them is undefined.
     """
+    missing = {
+        "joint": "all tasks are learned at once: there is no row between the first and the last",
+        "single": "each task is learned alone: only the diagonal is there",
+    }.get(protocol, "the accuracy matrix is not complete")
     found: dict[str, Metric] = {}
     for name, (function, num_tasks) in DEFINED_BY_MATRIX.items():
         if len(matrix.tasks) < num_tasks:
             found[name] = Metric(None, f"needs at least {num_tasks} tasks, the stream has {len(matrix.tasks)}")
         elif name == "forward_transfer" and head_per_task:
             found[name] = Metric(None, "before a task is learned its own head is untrained: its accuracy is chance")
-        elif np.isnan(matrix.values).any():
-            found[name] = Metric(None, "the accuracy matrix is not complete")
         else:
-            found[name] = Metric(function(matrix.values))
+            value = function(matrix.values)
+            found[name] = Metric(None, missing) if np.isnan(value) else Metric(value)
     found["transfer_gain"] = Metric(None, "needs the `single` reference run of the same seed")
     found["intransigence"] = Metric(None, "needs the `joint` reference run of the same seed")
     return found

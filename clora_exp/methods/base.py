@@ -4,11 +4,12 @@
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clora_exp import discovery
 from clora_exp.adapters.active import answering
@@ -63,35 +64,62 @@ class Strategy:
         """Take back what `state_dict` gave."""
 
 
+@dataclass(frozen=True)
+class Size:
+    """Numbers of parameters, and of adapted layers."""
+
+    backbone: int
+    trained: int  # beside the heads, in the first task
+    heads: int
+    num_layers: int
+
+
 class Method:
-    """Model, adapters and strategies of one run. All hooks of the strategies are called from here, in yaml order."""
+    """Model, adapters and strategies of one run. All hooks of the strategies are called from here, in yaml order.
+
+    With `protocol` joint or single every task is trained as a first task would be: it uses slot 0 of the adapters,
+    which joint shares among all tasks and single starts anew.
+    """
 
     def __init__(self, config: ExperimentConfig, stream: TaskStream, device: torch.device | str = "cpu") -> None:
         """Build the model on `device` and inject the adapters; draws from torch's global generator."""
         self.config = config.method
+        self.task_names = stream.names
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
-        self.head_learning_rate = config.trainer.head_learning_rate
+        self.head_learning_rate = config.method.head_learning_rate or config.trainer.head_learning_rate
         self.model: TaskModel = discovery.model_kinds.load(config.model.kind).build(config.model, stream)
-        self.model.backbone.eval()  # a frozen backbone answers without its own dropout, in training too
         self.adapters: Adapters | None = None
         if self.config.trainable == "adapters":
             self.adapters = Adapters(self.model.backbone, self.config, config.model.settings.target_modules)
         self.model.requires_grad_(False).to(device)
+        self.model.eval()  # the backbone's own dropout stays off in training too; the adapters' is theirs to switch
         self.strategies = [_strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
 
+    def slot(self, t: int) -> int:
+        """Return the index under which the adapters keep task t."""
+        return t if self.config.protocol == "sequence" else 0
+
+    def heads_in_session(self, t: int) -> nn.ModuleList:
+        """Return the heads that train in the session of task t."""
+        return self.model.heads if self.config.protocol == "joint" else self.model.heads[t : t + 1]
+
     def before_task(self, t: int, task: Task) -> None:
-        """Make the task's head and adapters trainable, and nothing else."""
+        """Make what the method trains on the task trainable, and nothing else."""
         if self.adapters:
-            self.adapters.start_task(t)
-        self.model.heads[t].requires_grad_(True)
+            self.adapters.start_task(self.slot(t))
+        if self.config.trainable == "all":
+            self.model.backbone.requires_grad_(True)
+        self.heads_in_session(t).requires_grad_(True)
         for strategy in self.strategies:
             strategy.before_task(t, task)
 
     def parameter_groups(self, t: int) -> list[dict[str, Any]]:
         """Return the optimiser groups of task t; "lr" defaults to the method's, "optimizer" names what moves it."""
         groups = self.adapters.parameter_groups() if self.adapters else []
-        head = {"params": list(self.model.heads[t].parameters()), "optimizer": "adamw", "lr": self.head_learning_rate}
-        groups = [*groups, head]
+        if self.config.trainable == "all":
+            groups = _whole_backbone(self.model.backbone)
+        heads = list(self.heads_in_session(t).parameters())
+        groups = [*groups, {"params": heads, "optimizer": "adamw", "lr": self.head_learning_rate}]
         for strategy in self.strategies:
             groups = [*groups, *strategy.parameter_groups()]
         return [{"lr": self.learning_rate, **group} for group in groups]
@@ -99,7 +127,7 @@ class Method:
     def logits(self, batch: Batch) -> Tensor:
         """Return logits (n, c) over the labels of the batch's task."""
         routes = [route for strategy in self.strategies if (route := strategy.route(batch)) is not None]
-        with answering(routes[0] if routes else batch.task):
+        with answering(routes[0] if routes else self.slot(batch.task)):
             return self.model(batch)
 
     def training_loss(self, batch: Batch) -> Tensor:
@@ -122,29 +150,50 @@ class Method:
         self.model.eval()
         for strategy in self.strategies:
             strategy.after_task(t, task)
-        self.model.heads[t].requires_grad_(False)
         if self.adapters:
             self.adapters.finish_task()
+        self.model.requires_grad_(False)
 
     def state_of(self, t: int) -> dict[str, Tensor]:
         """Return what answers task t: "head.weight", "head.bias" and the adapters' "<part>/<module>"."""
         head = {f"head.{name}": value for name, value in self.model.heads[t].state_dict().items()}
-        return head | (self.adapters.state_of(t) if self.adapters else {})
+        return head | (self.adapters.state_of(self.slot(t)) if self.adapters else {})
+
+    def backbone_weights(self) -> dict[str, Tensor]:
+        """Return the weights of a backbone that trains, by name; empty where it is frozen."""
+        return self.model.backbone.state_dict() if self.config.trainable == "all" else {}
+
+    def size(self) -> Size:
+        """Return the parameter counts of backbone, what the first task trains beside its head, and all heads."""
+        added = sum(p.numel() for n, p in self.model.backbone.named_parameters() if ".lora_" in n)
+        backbone = sum(p.numel() for p in self.model.backbone.parameters()) - added
+        trained = self.adapters.num_trained() if self.adapters else 0
+        return Size(
+            backbone=backbone,
+            trained=backbone if self.config.trainable == "all" else trained,
+            heads=sum(p.numel() for p in self.model.heads.parameters()),
+            num_layers=len(self.adapters.layers) if self.adapters else 0,
+        )
+
+    def num_trainable(self) -> int:
+        """Return how many parameters train at this moment: between `before_task` and `after_task`."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def fingerprint(self, t: int) -> str:
-        """Return a hash of every parameter that decides the answers to task t, the frozen backbone apart.
+        """Return a hash of every parameter that decides the answers to task t, a frozen backbone apart.
 
         Two equal fingerprints in one run mean equal answers: the evaluation need not be repeated.
         """
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_of(t).items()):
+        for name, tensor in sorted((self.state_of(t) | self.backbone_weights()).items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the next task needs, backbone apart: heads, adapters, strategies."""
+        """Return everything the next task needs: heads, adapters, strategies, and the backbone where it trains."""
         return {
             "heads": self.model.heads.state_dict(),
+            "backbone": self.backbone_weights(),
             "adapters": self.adapters.state_dict() if self.adapters else {},
             "strategies": {
                 name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)
@@ -154,10 +203,22 @@ class Method:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.model.heads.load_state_dict(state["heads"])
+        if state["backbone"]:
+            self.model.backbone.load_state_dict(state["backbone"])
         if self.adapters:
             self.adapters.load_state_dict(state["adapters"])
         for name, strategy in zip(self.config.strategies, self.strategies, strict=True):
             strategy.load_state_dict(state["strategies"][name])
+
+
+def _whole_backbone(backbone: nn.Module) -> list[dict[str, Any]]:
+    """Return two groups: matrices, and biases and norms, which weight decay leaves alone."""
+    matrices = [p for p in backbone.parameters() if p.ndim > 1]
+    others = [p for p in backbone.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "optimizer": "adamw"},
+        {"params": others, "optimizer": "adamw", "weight_decay": 0.0},
+    ]
 
 
 def _strategy_class(name: str) -> type[Strategy]:

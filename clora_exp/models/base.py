@@ -21,3 +21,10 @@ class TaskModel(nn.Module):
     def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
         """Return the split of task t (0-based) as the model reads it, from the cache where it is there."""
         raise AssertionError(f"{type(self).__name__} defines no encode")
+
+    def loading_code(self) -> str:
+        """Return Python that answers `texts` from an exported adapter, without this project.
+
+        It may use BASE (the backbone's folder) and HERE (the exported folder), and ends with `predicted`, label names.
+        """
+        raise AssertionError(f"{type(self).__name__} defines no loading_code")

@@ -40,6 +40,15 @@ class EncodedSplit(Dataset[Batch]):
         """Tokens of each example, (n,)."""
         return np.diff(self.starts)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all examples, without padding."""
+        return len(self.token_ids)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Return the batches of one epoch."""
+        return -(-len(self) // batch_size)
+
     def __getitem__(self, rows: list[int]) -> Batch:
         """Return the examples `rows`, padded to the longest of them."""
         lengths = self.lengths[rows]
@@ -59,6 +68,65 @@ class EncodedSplit(Dataset[Batch]):
         order = np.argsort(-self.lengths, kind="stable")
         batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
         return DataLoader(self, batch_size=None, sampler=batches)
+
+
+@dataclass(frozen=True)
+class JointSplit(Dataset[Batch]):
+    """The training examples of several tasks, for one session that learns them together.
+
+    A batch is of one task, since tasks have heads of their own, and the tasks' batches are mixed at random, as in
+    MT-DNN (Liu et al. 2019, arXiv 1901.11504). `task` is the last of them.
+    """
+
+    splits: list[EncodedSplit]
+
+    @property
+    def task(self) -> int:
+        """The index of the last task."""
+        return self.splits[-1].task
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all examples, without padding."""
+        return sum(split.num_tokens for split in self.splits)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Return the batches of one epoch."""
+        return sum(split.num_batches(batch_size) for split in self.splits)
+
+    def __getitem__(self, which: tuple[int, list[int]]) -> Batch:
+        """Return the examples (split, rows)."""
+        split, rows = which
+        return self.splits[split][rows]
+
+    def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
+        """Return every example of every task once an epoch, each task's batches in the order it has alone."""
+        samplers = [LengthGroupedBatches(split.lengths, batch_size, seed + i) for i, split in enumerate(self.splits)]
+        return DataLoader(self, batch_size=None, sampler=MixedBatches(samplers, seed))
+
+
+class MixedBatches:
+    """The batches of several samplers in random turns, as (sampler, rows)."""
+
+    def __init__(self, samplers: "list[LengthGroupedBatches]", seed: int) -> None:
+        self._samplers, self._seed = samplers, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._samplers))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self._epoch = epoch
+        for sampler in self._samplers:
+            sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        rng = np.random.default_rng([self._seed, self._epoch, 1])
+        turns = rng.permutation(np.repeat(np.arange(len(self._samplers)), list(map(len, self._samplers))))
+        batches = [iter(sampler) for sampler in self._samplers]
+        for i in turns.tolist():
+            yield i, next(batches[i])
 
 
 class LengthGroupedBatches:

@@ -28,11 +28,11 @@ class Config:
     """How a text becomes one vector."""
 
     __pydantic_config__ = STRICT
-    max_length: Count = 64  # tokens; longer texts are cut. Measured: experiments/token_length.py
+    max_length: Count = 48  # tokens; longer texts are cut. Measured: experiments/token_length.py
     pooling: Literal["mean", "pooler"] = "mean"  # mean over the mask, or the model's pooler on the first token
     target_modules: list[str] = field(
-        default_factory=lambda: ["query", "key", "value"]
-    )  # adapted unless the method says
+        default_factory=lambda: ["query", "key", "value", "intermediate.dense", "output.dense"]
+    )  # adapted unless the method says: every linear layer of an encoder block; not the pooler's
 
 
 class TextEncoder(TaskModel):
@@ -60,6 +60,28 @@ class TextEncoder(TaskModel):
             return output.pooler_output
         mask_nl1 = inputs["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)
         return (output.last_hidden_state * mask_nl1).sum(1) / mask_nl1.sum(1)
+
+    def loading_code(self) -> str:
+        """Return Python that answers `texts` from an exported adapter with PEFT and transformers alone."""
+        mean = """mask = inputs["attention_mask"].unsqueeze(-1)
+    features = (output.last_hidden_state * mask).sum(1) / mask.sum(1)"""
+        features = "features = output.pooler_output" if self.config.pooling == "pooler" else mean
+        return f"""import json
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE), HERE).eval()
+tokenizer = AutoTokenizer.from_pretrained(BASE)
+head, labels = load_file(f"{{HERE}}/head.safetensors"), json.load(open(f"{{HERE}}/labels.json"))
+
+inputs = tokenizer(texts, truncation=True, max_length={self.config.max_length}, padding=True, return_tensors="pt")
+with torch.no_grad():
+    output = model(**inputs)
+    {features}
+    logits = features @ head["weight"].T + head["bias"]
+predicted = [labels[i] for i in logits.argmax(-1)]"""
 
     def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
         """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split and length."""
@@ -103,7 +125,6 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
     """
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     settings: Config = config.settings
     folder = weights_folder(config)

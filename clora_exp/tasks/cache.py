@@ -19,7 +19,7 @@ from clora_exp.errors import DataError
 from clora_exp.files import write_atomically
 
 if TYPE_CHECKING:
-    from clora_exp.tasks.stream import Task
+    from clora_exp.tasks.stream import Preparing, Task
 
 
 def cache_dir() -> Path:
@@ -40,8 +40,8 @@ def store(path: Path, content: bytes) -> None:
         raise DataError(f"CLORA_EXP_CACHE={cache_dir()}: cannot be written: {error.strerror}") from error
 
 
-def load_or_prepare(source: ModuleType, config: Any, data_seed: int) -> list["Task"]:
-    """Return the tasks of `source` under `config`, prepared once and read back afterwards."""
+def load_or_prepare(source: ModuleType, config: Any, data_seed: int, preparing: "Preparing") -> list["Task"]:
+    """Return the tasks of `source` under `config`, prepared once, inside `preparing(name)`, and read back later."""
     from clora_exp.tasks.stream import SPLITS, Example, Task
 
     path = cache_dir() / "tasks" / f"{_key(source, config, data_seed)}.json"
@@ -54,7 +54,8 @@ def load_or_prepare(source: ModuleType, config: Any, data_seed: int) -> list["Ta
             for task in stored["tasks"]
         ]
     except (OSError, ValueError, KeyError, TypeError):
-        tasks = source.tasks(config, data_seed)
+        with preparing(source.__name__.rpartition(".")[2]):
+            tasks = source.tasks(config, data_seed)
         rows = [dataclasses.asdict(task) for task in tasks]
         store(path, json.dumps({"sha256": _digest(rows), "tasks": rows}, ensure_ascii=False).encode())
         return tasks

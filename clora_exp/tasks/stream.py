@@ -7,16 +7,18 @@ A source (one file in `sources/`) offers `Config`, `fingerprint()`, the content 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from clora_exp import discovery
 from clora_exp.config import TasksConfig
 from clora_exp.errors import ConfigError, DataError, unknown
 from clora_exp.tasks import cache
 
+Preparing = Callable[[str], AbstractContextManager[Any]]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -51,6 +53,11 @@ class Task:
         for split in SPLITS:
             if not self.split(split):
                 raise DataError(f"task {self.name!r} has no {split} examples")
+            if split == "train" and len({example.label for example in self.train}) < 2:
+                raise DataError(
+                    f"task {self.name!r}: all {len(self.train)} training examples are of one class, "
+                    f"{self.train[0].label!r}; a task needs at least two to learn from"
+                )
             strange = {example.label for example in self.split(split)} - set(self.labels)
             if strange:
                 raise DataError(f"task {self.name!r}: " + unknown(f"{split} label", min(strange), self.labels))
@@ -104,8 +111,11 @@ def json_lines(examples: list[Example]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def load_stream(config: TasksConfig, data_seed: int) -> TaskStream:
+def load_stream(config: TasksConfig, data_seed: int, preparing: Preparing = nullcontext) -> TaskStream:
     """Prepare every task of the stream, from the cache where nothing that decides it has changed.
+
+    Args:
+        preparing: makes the context, from a source's name, in which a source that is not cached is prepared.
 
     Raises:
         ConfigError: an order that is no permutation of the tasks, a task name used twice, or no source at all.
@@ -116,7 +126,7 @@ def load_stream(config: TasksConfig, data_seed: int) -> TaskStream:
     tasks: list[Task] = []
     for name, source_config in config.sources.items():
         source = discovery.sources.load(name)
-        tasks += cache.load_or_prepare(source, source_config, data_seed)
+        tasks += cache.load_or_prepare(source, source_config, data_seed, preparing)
     names = [task.name for task in tasks]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

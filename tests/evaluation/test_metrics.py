@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clora_exp.evaluation.matrix import AccuracyMatrix
-from clora_exp.evaluation.metrics import metrics_of_run
+from clora_exp.evaluation.metrics import intransigence, metrics_of_run, transfer_gain
 
 #            j=1   j=2   j=3
 #   init     0.10  0.20  0.30
@@ -55,3 +55,23 @@ def test_metrics_that_need_other_runs_say_which() -> None:
     found = metrics_of_run(AccuracyMatrix(["a"], np.array([[0.2], [0.9]])), head_per_task=True)
     assert "`single`" in found["transfer_gain"].reason
     assert "`joint`" in found["intransigence"].reason
+
+
+def test_against_the_references_of_the_same_seed(hand_worked) -> None:
+    a = np.array(hand_worked)
+    single, joint = np.array([0.9, 0.7, 0.75]), np.array([0.85, 0.9, 0.8])
+    assert transfer_gain(a, single) == pytest.approx(((0.80 - 0.70) + (0.70 - 0.75)) / 2, abs=1e-12)
+    assert intransigence(a, joint) == pytest.approx(((0.85 - 0.90) + (0.90 - 0.80) + (0.80 - 0.70)) / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "rows", "defined"),
+    [
+        ("joint", [[0.1, 0.2], [np.nan, np.nan], [0.8, 0.6]], {"average_accuracy": 0.7}),
+        ("single", [[0.1, 0.2], [0.9, np.nan], [np.nan, 0.5]], {"learning_accuracy": 0.7}),
+    ],
+)
+def test_references_have_the_metrics_that_their_cells_define(protocol: str, rows, defined: dict[str, float]) -> None:
+    found = metrics_of_run(AccuracyMatrix(["a", "b"], np.array(rows)), head_per_task=True, protocol=protocol)
+    assert {name: m.value for name, m in found.items() if m.value is not None} == pytest.approx(defined)
+    assert {"joint": "at once", "single": "alone"}[protocol] in found["forgetting"].reason

@@ -1,22 +1,17 @@
-"""Every method, found by listing conf/method, through the same trials on a tiny model."""
+"""Every method that learns in turn, found by listing conf/method, through the same trials of its sessions.
+
+Whole runs, of joint and single too, are in test_contract_of_runs.py.
+"""
 
 import numpy as np
 import pytest
 import torch
+from trials import IN_TURN, forgets, quiet
 
-from clora_exp.compose import CONF
-from clora_exp.config import MethodConfig
-from clora_exp.loop import evaluate_all
+from clora_exp.loop import evaluate
 from clora_exp.methods.base import Method
 from clora_exp.session import fit, predict, seed_everything
 from clora_exp.tasks.stream import load_stream
-
-METHODS = [*sorted(path.stem for path in (CONF / "method").glob("*.yaml")), "lora_anchor"]
-
-
-def forgets(settings: MethodConfig) -> bool:
-    """Tell whether what answers a task goes on training after it."""
-    return settings.trainable == "adapters" and settings.factors == "shared" and settings.basis == "learned"
 
 
 class Run:
@@ -40,7 +35,7 @@ class Run:
             return torch.cat([self.method.logits(b) for b in self.test[t].evaluation_batches(64)])
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=IN_TURN)
 def run(request, tiny) -> Run:
     return Run(tiny(f"method={request.param}", "trainer.learning_rate=1e-2", "trainer.head_learning_rate=3e-2"))
 
@@ -54,11 +49,12 @@ def test_every_task_trains_its_own_steps_and_learns(run: Run) -> None:
         assert np.mean([s.loss for s in steps[-3:]]) < np.mean([s.loss for s in steps[:3]])
 
 
-def test_the_frozen_backbone_stays_bit_identical(run: Run) -> None:
+def test_the_backbone_stays_bit_identical_unless_it_is_what_trains(run: Run) -> None:
     frozen = {n: p.clone() for n, p in run.method.model.backbone.named_parameters() if "lora_" not in n}
     run.learn(0)
     now = dict(run.method.model.backbone.named_parameters())
-    assert all(torch.equal(now[name], value) for name, value in frozen.items())
+    is_same = all(torch.equal(now[name], value) for name, value in frozen.items())
+    assert is_same is (run.config.method.trainable != "all")
 
 
 def test_earlier_answers_change_only_where_factors_go_on_training(run: Run) -> None:
@@ -99,11 +95,13 @@ def test_nothing_trains_between_tasks(run: Run) -> None:
 
 def test_carried_over_evaluation_equals_a_fresh_one(run: Run) -> None:
     answers: dict = {}
-    evaluate_all(run.method, run.test, run.config, answers)
+    watch = quiet().watching(run.config.trainer, [])
+    evaluate(run.method, run.test, range(3), run.config, answers, watch)
     for t in range(2):
         run.learn(t)
-        carried = evaluate_all(run.method, run.test, run.config, answers)
-        assert carried == [float((predict(run.method, s, run.config.trainer) == s.labels).mean()) for s in run.test]
+        carried, _ = evaluate(run.method, run.test, range(3), run.config, answers, watch)
+        for j, split in enumerate(run.test):
+            np.testing.assert_array_equal(carried[j], predict(run.method, split, run.config.trainer))
 
 
 def test_gradient_accumulation_takes_fewer_optimiser_steps(run: Run, tiny) -> None:

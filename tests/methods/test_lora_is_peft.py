@@ -50,7 +50,8 @@ def bare_loop(folder, config, stream, batches_of) -> tuple[dict[str, torch.Tenso
 
 
 def test_lora_equals_peft_in_a_bare_loop_seed_for_seed(tiny, tiny_bert) -> None:
-    config = tiny("method=lora", "trainer.epochs=3")
+    rates = ["method.learning_rate=1e-3", "method.head_learning_rate=1e-2"]
+    config = tiny("method=lora", "trainer.epochs=3", *rates)
     stream = load_stream(config.tasks, config.data_seed)
     seed_everything(config.seed)
     method = Method(config, stream)

@@ -29,7 +29,12 @@ def test_an_empty_split_is_refused() -> None:
 
 def test_a_group_in_two_splits_is_refused() -> None:
     with pytest.raises(DataError, match="'g' stands in both train and test"):
-        _task(train=[Example("1", "x", "a", "g")], test=[Example("2", "y", "a", "g")])
+        _task(train=[Example("1", "x", "a", "g"), Example("3", "x", "b", "h")], test=[Example("2", "y", "a", "g")])
+
+
+def test_training_examples_of_one_class_are_refused() -> None:
+    with pytest.raises(DataError, match="task 't': all 1 training examples are of one class, 'a'"):
+        _task(train=[Example("1", "x", "a", "g")])
 
 
 def test_a_label_the_task_does_not_have_is_refused() -> None:

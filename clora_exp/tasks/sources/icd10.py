@@ -30,8 +30,8 @@ class Config:
     __pydantic_config__ = STRICT
     name: Name = "medical"
     train_per_class: Count = 48
-    validation_per_class: Count = 10
-    test_per_class: Count = 19
+    validation_per_class: Count = 19
+    test_per_class: Count = 38
 
 
 def fingerprint() -> str:

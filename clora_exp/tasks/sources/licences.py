@@ -45,8 +45,8 @@ class Config:
     __pydantic_config__ = STRICT
     name: Name = "legal"
     train_per_class: Count = 168
-    validation_per_class: Count = 33
-    test_per_class: Count = 66
+    validation_per_class: Count = 60
+    test_per_class: Count = 120
     min_chars: Count = 60
     max_chars: Count = 600
 

@@ -47,8 +47,8 @@ class Config:
     __pydantic_config__ = STRICT
     name: Name = "code"
     train_per_class: Count = 84
-    validation_per_class: Count = 17
-    test_per_class: Count = 33
+    validation_per_class: Count = 24
+    test_per_class: Count = 60
     min_lines: Count = 4
     max_lines: Count = 31
 

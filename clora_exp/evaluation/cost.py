@@ -1,0 +1,79 @@
+"""What a task costs beside its accuracy: parameters, bytes, seconds, memory. One row a session in `cost.csv`."""
+
+import re
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+PROC = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """The cost of one session. `adapter_bytes` is the size of adapter.safetensors, head included."""
+
+    task: str
+    trainable_parameters: int
+    adapter_bytes: int
+    train_seconds: float
+    evaluation_seconds: float
+    peak_memory_bytes: int  # of the whole process; on a GPU what torch allocated there
+
+
+class CostMeter:
+    """Measures one session from its making on; `trainable_parameters` is set by who knows it."""
+
+    trainable_parameters = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started = time.perf_counter()
+        self._train_seconds = 0.0
+        restart_peak_memory(device)
+
+    def has_trained(self) -> None:
+        """Say that training is over."""
+        self._train_seconds = time.perf_counter() - self._started
+
+    def of(self, task: str, adapter_bytes: int, evaluation_seconds: float) -> TaskCost:
+        """Return the session's cost."""
+        return TaskCost(
+            task,
+            self.trainable_parameters,
+            adapter_bytes,
+            round(self._train_seconds, 3),
+            round(evaluation_seconds, 3),
+            peak_memory_bytes(self._device),
+        )
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """Let the next `peak_memory_bytes` count from here; where the system cannot, it counts from the process's start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        (PROC / "clear_refs").write_text("5")  # Linux: resets VmHWM, see proc(5)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the largest resident memory since `restart_peak_memory`, in bytes; of the GPU where there is one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (PROC / "status").read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    except ImportError:  # Windows keeps the peak in its own field
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))

@@ -1,0 +1,66 @@
+"""Every answer of a run, one row an evaluated example: what any metric and any paired test can be computed from.
+
+`predictions.csv.gz` has the columns after (`init` or the task just learned), task, example (its id), label, predicted
+(both by name). Equal answers are equal bytes: the gzip header holds neither time nor name.
+"""
+
+import gzip
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
+from clora_exp.tasks.stream import TaskStream
+
+COLUMNS = ["after", "task", "example", "label", "predicted"]
+
+Predicted = Mapping[tuple[int, int], np.ndarray]  # (row i, task index) → predicted label index of every example, (n,)
+
+
+def to_frame(stream: TaskStream, split: str, predicted: Predicted) -> pd.DataFrame:
+    """Return the table of all answers, by row of the accuracy matrix, then task, then the order of the split."""
+    rows = [INIT, *stream.names]
+    blocks = []
+    for (i, t), answers in sorted(predicted.items()):
+        task = stream.tasks[t]
+        examples = task.split(split)
+        block = {
+            "after": rows[i],
+            "task": task.name,
+            "example": [example.id for example in examples],
+            "label": [example.label for example in examples],
+            "predicted": [task.labels[answer] for answer in answers],
+        }
+        blocks.append(pd.DataFrame(block, columns=COLUMNS))
+    return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=COLUMNS)
+
+
+def to_bytes(frame: pd.DataFrame) -> bytes:
+    """Return the table as gzipped CSV, the same bytes for the same answers."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as file:
+        file.write(frame.to_csv(index=False, lineterminator="\n").encode())
+    return packed.getvalue()
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read `predictions.csv.gz`; every column is text, whatever the labels look like."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def accuracy_matrix(frame: pd.DataFrame, tasks: list[str]) -> AccuracyMatrix:
+    """Return the accuracy matrix that the answers give; NaN where nothing was evaluated."""
+    matrix = AccuracyMatrix(tasks)
+    correct = (frame["label"] == frame["predicted"]).groupby([frame["after"], frame["task"]]).mean()
+    for (after, task), accuracy in correct.items():
+        matrix.values[matrix.rows.index(after), tasks.index(task)] = accuracy
+    return matrix
+
+
+def correct_right_after_learning(frame: pd.DataFrame, task: str) -> pd.Series:
+    """Return for every example of `task`, by id, whether it was answered right when the task had just been learned."""
+    rows = frame[(frame["after"] == task) & (frame["task"] == task)]
+    return (rows["label"] == rows["predicted"]).set_axis(rows["example"])

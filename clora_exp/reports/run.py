@@ -1,0 +1,158 @@
+"""The page of one run, `report.md`, and its figures, made from what the run directory holds and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clora_exp.files import write_atomically
+from clora_exp.reports.figures import draw_all
+from clora_exp.reports.words import METRICS, duration, number, sentence, signed, size
+from clora_exp.runs import FILES, StoredRun, read_run
+
+CAPTIONS = {
+    "accuracy_matrix": "Accuracy on each task (columns) after each task (rows); framed: the task just learned.",
+    "accuracy_over_time": "Accuracy over time; dotted until the task is learned.",
+    "forgetting_and_transfer": "Change since a task was learned, and loss since its best, at the end of the sequence.",
+    "training_curves": "Training loss of each session.",
+}
+
+
+def write_report(path: Path) -> Path:
+    """Write `figures/` and `report.md` into the run directory `path`; return the page.
+
+    Raises:
+        RunError: it is no run directory, or cannot be read.
+    """
+    run = read_run(path)
+    figures = draw_all(run, path / "figures")
+    write_atomically(path / "report.md", page(run, figures).encode())
+    return path / "report.md"
+
+
+def page(run: StoredRun, figures: list[str]) -> str:
+    """Return the report as Markdown."""
+    blocks = [
+        f"# {run.method} on {run.config['tasks']['name']}, seed {run.seed}",
+        f"**{sentence(run)}**",
+        _what_ran(run),
+        "## Accuracy\n\n" + _matrix(run),
+        *(_figure(name) for name in figures if name.startswith("accuracy")),
+        "## Metrics\n\n" + _metrics(run),
+        *(_figure(name) for name in figures if name.startswith("forgetting")),
+        "## Cost\n\n" + _cost(run),
+        *(_figure(name) for name in figures if name.startswith("training")),
+        "## Run it again\n\n" + _again(run),
+        "## Files\n\n" + _files(run),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _what_ran(run: StoredRun) -> str:
+    config, T = run.config, len(run.matrix.tasks)
+    method, trainer = config["method"], config["trainer"]
+    how = {
+        "sequence": f"learned {T} tasks one after another: {' → '.join(run.matrix.tasks)}",
+        "joint": f"learned {T} tasks together: {', '.join(run.matrix.tasks)}",
+        "single": f"learned {T} tasks, each alone and from the same start: {', '.join(run.matrix.tasks)}",
+    }[run.protocol]
+    length = f"{trainer['epochs']} epochs" if trainer["max_steps"] is None else f"at most {trainer['max_steps']} steps"
+    rate = method["learning_rate"] or trainer["learning_rate"]
+    adapters = f"; rank {method['rank']}, alpha {method['alpha']:g}" if method["trainable"] == "adapters" else ""
+    head_rate = method["head_learning_rate"] or trainer["head_learning_rate"]
+    rates = f"learning rate {head_rate:g}" + (
+        "" if method["trainable"] == "heads" else f" of heads, {rate:g} of the rest"
+    )
+    state = "" if run.status == "done" else f"\n\nThis run is {run.status}: what follows is what it has so far."
+    return (
+        f"`{run.method}` on `{config['model']['name']}` {how}. "
+        f"{length} a task, batches of {trainer['batch_size']}, {rates}{adapters}; "
+        f"measured on the {config['eval_split']} split.{state}"
+    )
+
+
+def _matrix(run: StoredRun) -> str:
+    lines = [_row(["after", *run.matrix.tasks]), _rule(1 + len(run.matrix.tasks))]
+    for i, name in enumerate(run.matrix.rows):
+        if i and np.isnan(run.matrix.values[i]).all():
+            continue
+        label = "before training" if i == 0 else "all tasks" if run.protocol == "joint" else name
+        lines.append(_row([label, *(_cell(run, i, j) for j in range(len(run.matrix.tasks)))]))
+    return "\n".join(lines) + "\n\nBold: just learned. In brackets: the change since the row above."
+
+
+def _cell(run: StoredRun, i: int, j: int) -> str:
+    values = run.matrix.values
+    if np.isnan(values[i, j]):
+        return "–"
+    if i > 0 and (i == j + 1 or run.protocol == "joint"):
+        return f"**{values[i, j]:.3f}**"
+    change = values[i, j] - values[i - 1, j] if i > j + 1 else 0.0
+    moved = signed(change, 3) if change == change else "0"
+    return f"{values[i, j]:.3f} ({moved})" if moved[0] in "+−" else f"{values[i, j]:.3f}"
+
+
+def _metrics(run: StoredRun) -> str:
+    lines = [_row(["metric", "value", "in words"]), _rule(3)]
+    for name, metric in run.metrics.items():
+        value = "–" if metric.value is None else number(name, metric.value)
+        words = METRICS[name] if metric.value is not None else f"{METRICS[name]}; undefined: {metric.reason}"
+        lines.append(_row([f"`{name}`", value, words]))
+    return "\n".join(lines) + "\n\nThe definitions and their sources are in `clora_exp/evaluation/metrics.py`."
+
+
+def _cost(run: StoredRun) -> str:
+    heads = ["task", "trainable parameters", "bytes on disk", "learning", "measuring", "peak memory"]
+    lines = [_row(heads), _rule(len(heads))]
+    for cost in run.costs.itertuples():
+        lines.append(
+            _row(
+                [
+                    str(cost.task),
+                    f"{cost.trainable_parameters:,}",
+                    size(cost.adapter_bytes),
+                    duration(cost.train_seconds),
+                    duration(cost.evaluation_seconds),
+                    size(cost.peak_memory_bytes),
+                ]
+            )
+        )
+    environment = run.environment
+    where = (
+        ", ".join(environment["gpus"])
+        if environment["device"] == "cuda"
+        else f"{environment['torch_threads']} CPU threads"
+    )
+    return "\n".join(lines) + (
+        f"\n\nOn {where}. Bytes are those of the task's `adapter.safetensors`, its head included; memory is the "
+        "largest during the session, " + ("on the GPU." if environment["device"] == "cuda" else "of the whole process.")
+    )
+
+
+def _again(run: StoredRun) -> str:
+    environment = run.environment
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    return (
+        f"```sh\n{run.command}\n```\n\n"
+        f"Commit `{environment['commit'] or 'unknown'}`, Python {environment['python']}, {packages}. "
+        f"SHA-256 of the model's weights `{environment['model_sha256'][:16]}…`; of every split: `environment.json`. "
+        "The same command finds this folder again: an unfinished run goes on, a finished one prints its result, "
+        "`overwrite=true` starts afresh."
+    )
+
+
+def _files(run: StoredRun) -> str:
+    there = [name for name in FILES if name != "report.md" and (run.path / name).exists()]
+    lines = [_row(["file", "what it is"]), _rule(2)]
+    return "\n".join(lines + [_row([f"[{name}]({name})", FILES[name]]) for name in there])
+
+
+def _figure(name: str) -> str:
+    return f"![{CAPTIONS[name]}](figures/{name}.png)\n\n*{CAPTIONS[name]}* ([SVG](figures/{name}.svg))"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _rule(num_columns: int) -> str:
+    return "|" + " --- |" * num_columns

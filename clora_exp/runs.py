@@ -1,0 +1,93 @@
+"""Reading a run directory, with nothing but what lies in it. Imports no torch; `results.py` is what writes one."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from clora_exp.errors import RunError
+from clora_exp.evaluation.matrix import AccuracyMatrix
+from clora_exp.evaluation.metrics import Metric, metrics_of_run
+
+FILES = {  # what a run leaves, in the order a reader wants it
+    "report.md": "the run as a page",
+    "figures": "accuracy matrix, accuracy over time, forgetting and transfer, training curves (PNG, SVG)",
+    "accuracy_matrix.csv": "one row after each task, one column a task",
+    "metrics.json": "each metric's value, or null and why",
+    "metrics.csv": "losses and accuracies, one a line",
+    "predictions.csv.gz": "every answer of every evaluation, by example",
+    "cost.csv": "parameters, bytes, seconds and memory of each task",
+    "adapters": "what answers each task; its folder peft/ loads with PEFT alone",
+    "config.yaml": "every setting",
+    "command.txt": "how to run it again",
+    "environment.json": "versions, commit, hardware, fingerprints of data and model",
+    "run.log": "what happened when",
+    "STATUS": "running, interrupted, done or failed",
+}
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run directory holds. `metrics` of an unfinished run are those its matrix gives so far."""
+
+    path: Path
+    status: str
+    config: dict[str, Any]
+    command: str
+    environment: dict[str, Any]
+    matrix: AccuracyMatrix
+    metrics: dict[str, Metric]
+    history: pd.DataFrame  # metrics.csv: task, metric, value, step, seconds
+    costs: pd.DataFrame  # cost.csv, see evaluation/cost.py
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.config["method"]["name"]
+
+    @property
+    def protocol(self) -> str:
+        """sequence, joint or single."""
+        return self.config["method"]["protocol"]
+
+    @property
+    def seed(self) -> int:
+        """The seed of model and training."""
+        return self.config["seed"]
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read a run directory.
+
+    Raises:
+        RunError: it is none, or a file of it cannot be read.
+    """
+    if not (path / "config.yaml").is_file():
+        raise RunError(f"{path}: no run directory (no config.yaml in it)")
+    try:
+        config = yaml.safe_load(_text(path, "config.yaml"))
+        matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
+        if (path / "metrics.json").exists():
+            metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
+        else:
+            metrics = metrics_of_run(matrix, head_per_task=True, protocol=config["method"]["protocol"])
+        return StoredRun(
+            path=path,
+            status=_text(path, "STATUS").splitlines()[0],
+            config=config,
+            command=_text(path, "command.txt").strip(),
+            environment=json.loads(_text(path, "environment.json")),
+            matrix=matrix,
+            metrics=metrics,
+            history=pd.read_csv(path / "metrics.csv", dtype={"task": str}),
+            costs=pd.read_csv(path / "cost.csv", dtype={"task": str}),
+        )
+    except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
+        raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
+
+
+def _text(path: Path, name: str) -> str:
+    return (path / name).read_text(encoding="utf-8")

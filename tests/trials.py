@@ -1,0 +1,32 @@
+"""What the trials of every method share: which methods there are, what they promise, and how runs are compared."""
+
+import hashlib
+import io
+
+from rich.console import Console
+
+from clora_exp.compose import CONF
+from clora_exp.config import MethodConfig
+from clora_exp.reports.terminal import Terminal
+from clora_exp.results import RunDirectory
+
+METHODS = [*sorted(path.stem for path in (CONF / "method").glob("*.yaml")), "lora_anchor"]
+IN_TURN = [name for name in METHODS if name not in ("joint", "single")]
+BYTES = ["accuracy_matrix.csv", "metrics.json", "predictions.csv.gz"]
+
+
+def forgets(settings: MethodConfig) -> bool:
+    """Tell whether what answers a task goes on training after it."""
+    shares_adapters = settings.factors == "shared" and settings.basis == "learned"
+    return settings.trainable == "all" or (settings.trainable == "adapters" and shares_adapters)
+
+
+def quiet() -> Terminal:
+    """Return a terminal that nobody looks at."""
+    return Terminal(Console(file=io.StringIO(), width=100))
+
+
+def content(folder: RunDirectory) -> dict[str, str]:
+    """Return the hash of every file that equal runs, resumed or not, must have in common."""
+    paths = [folder.path / name for name in BYTES] + sorted((folder.path / "adapters").rglob("*.*"))
+    return {str(p.relative_to(folder.path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
