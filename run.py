@@ -15,6 +15,7 @@ from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import CloraError, Interrupted
 from clora_exp.help import answer
 from clora_exp.reports.notices import collected_notices
+from clora_exp.runs import check_writable
 
 
 def cli() -> int:
@@ -33,6 +34,7 @@ def cli() -> int:
         command = shlex.join(["python", "run.py", *overrides])
         try:
             config = experiment(composed)
+            check_writable(config.results_dir)
             with collected_notices() as notices:
                 from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
                 from clora_exp.reports.terminal import Terminal

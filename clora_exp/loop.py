@@ -46,7 +46,6 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     if folder.status == "done" and not config.overwrite:
         terminal.finished(folder)
         return folder
-    folder.check_writable()
     device = device_of(config.trainer)
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)

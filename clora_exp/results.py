@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ from clora_exp.evaluation.cost import TaskCost
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.files import folder_written_atomically, write_atomically
-from clora_exp.runs import StoredRun, read_run
+from clora_exp.runs import StoredRun, read_run, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.stream import TaskStream
 
@@ -126,21 +125,6 @@ class RunDirectory:
         except (OSError, IndexError):
             return None
 
-    def check_writable(self) -> None:
-        """Look whether the folder can be made, before any work.
-
-        Raises:
-            RunError: it cannot.
-        """
-        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise self._unwritable("Not a directory")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise self._unwritable("Permission denied")
-
-    def _unwritable(self, reason: str | None) -> RunError:
-        return RunError(f"results_dir={self.config.results_dir}: cannot be written: {reason}")
-
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
         """Make the folder, anew with `overwrite`, and write what identifies the run.
 
@@ -155,7 +139,7 @@ class RunDirectory:
             self._write("command.txt", command + "\n")
             self._write("environment.json", _json(self._with_earlier(environment)))
         except OSError as error:
-            raise self._unwritable(error.strerror) from error
+            raise unwritable(self.config.results_dir, error.strerror) from error
 
     def _with_earlier(self, environment: dict[str, Any]) -> dict[str, Any]:
         """Return what ran first, with each later environment under `resumed`."""

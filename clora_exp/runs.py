@@ -1,6 +1,7 @@
 """Reading a run directory, with nothing but what lies in it. Imports no torch; `results.py` is what writes one."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,25 @@ def read_run(path: Path) -> StoredRun:
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
+
+
+def check_writable(results_dir: str) -> None:
+    """Look whether runs can be written there, before any work; makes nothing.
+
+    Raises:
+        RunError: they cannot.
+    """
+    path = Path(results_dir).expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise unwritable(results_dir, f"{there} is no directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise unwritable(results_dir, f"no permission in {there}")
+
+
+def unwritable(results_dir: str, reason: str | None) -> RunError:
+    """Return the error of a results folder that cannot be written."""
+    return RunError(f"results_dir={results_dir}: cannot be written: {reason}")
 
 
 def _text(path: Path, name: str) -> str:

@@ -2,7 +2,7 @@
 
 Run: python experiments/methods.py [--seeds 0,1,2] [--methods lora,clora] (about an hour on two idle cores). Every run
 is the ordinary `python run.py method=<name> tasks=med_legal_code seed=<n>`, so what is finished is not repeated. Writes
-results/methods/ (README.md, runs.csv, matrices.csv, mcnemar.csv) and the table in the project's README.md.
+results/methods/ (README.md, runs.csv, matrices.csv, mcnemar.csv, a figure) and the table in the project's README.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from clora_exp.evaluation.statistics import mcnemar
 from clora_exp.files import write_atomically
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
-from clora_exp.reports.words import signed, size
+from clora_exp.reports.words import signed, size, threads
 from clora_exp.runs import StoredRun
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +61,8 @@ def write(runs: Runs) -> None:
     for name, table in (("runs", each_run(runs)), ("matrices", matrices(runs)), ("mcnemar", tests)):
         write_atomically(FOLDER / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
     write_atomically(FOLDER / "README.md", page(runs, tests).encode())
+    figure = runs["clora"][0].path / "figures" / "accuracy_matrix.png"
+    write_atomically(FOLDER / "accuracy_matrix.png", figure.read_bytes())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
@@ -147,15 +149,15 @@ def comparison(runs: Runs) -> str:
         cells = [" → ".join(f"{v:.3f}" for v in values[j + 1 :, j] if not np.isnan(v)) for j in range(len(tasks))]
         cost = of_method[0].costs["adapter_bytes"].iloc[-1]
         measures = [_spread(of_method, m) for m in ("learning_accuracy", "average_accuracy", "forgetting")]
-        seconds = np.mean([_seconds(stored) for stored in of_method])
+        seconds = min(_seconds(stored) for stored in of_method)  # of the run that was disturbed least
         lines.append(_row([f"`{method}`", *cells, *measures, size(cost), f"{seconds:.0f}"]))
     num_seeds, stored = len(next(iter(runs.values()))), runs["frozen"][0]
     examples = ", ".join(f"{n} {task}" for task, n in _examples(stored).items())
     return "\n".join(lines) + (
         f"\n\nMeans over {num_seeds} seeds, ± their standard deviation. A task's cell is its accuracy on the test "
-        f"split ({examples}) after it was learned → after each later task; `joint` and `single` have one value. Bytes "
-        f"are those of the last task's `adapter.safetensors`; seconds are training and evaluation on "
-        f"{stored.environment['torch_threads']} CPU threads. `joint` and `single` are references with `lora`'s setting."
+        f"split ({examples}) after it was learned → after each later task; `joint` and `single`, references with "
+        "`lora`'s setting, have one value. Bytes are those of the last task's `adapter.safetensors`. Seconds are those "
+        f"of training and evaluating the quickest run, on {threads(stored.environment['torch_threads'])} of the CPU."
     )
 
 

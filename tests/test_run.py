@@ -30,6 +30,8 @@ def have(group: str) -> str:
             f"error: unknown tasks 'med_legal_cod'; have: {have('tasks')}. Did you mean 'med_legal_code'?",
         ),
         (["method.rank=0"], "error: method.rank=0: must be greater than 0"),
+        (["trainer.learning_rate=0"], "error: trainer.learning_rate=0: must be greater than 0"),
+        ([f"results_dir={__file__}"], f"error: results_dir={__file__}: cannot be written: {__file__} is no directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(overrides: list[str], line: str) -> None:
@@ -101,6 +103,7 @@ def test_target_modules_that_match_nothing_list_what_there_is(tmp_path: Path) ->
     assert done.returncode == 2
     assert "'qury' matches no linear layer; have: dense, key, query, value. Did you mean 'query'?" in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -135,3 +138,13 @@ def test_a_multirun_runs_every_job_and_leaves_nothing_beside_the_runs(tiny_bert:
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("metrics.json"))) == 4
     assert {p.name for p in ROOT.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_a_task_name_used_twice_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run_py("tasks.icd10.name=legal", f"results_dir={tmp_path}")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: tasks=med_legal_code: task name 'legal' is used twice; names must differ\n",
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import numpy as np
 
 from clora_exp.files import write_atomically
 from clora_exp.reports.figures import draw_all
-from clora_exp.reports.words import METRICS, duration, number, sentence, signed, size
+from clora_exp.reports.words import METRICS, duration, number, sentence, signed, size, threads
 from clora_exp.runs import FILES, StoredRun, read_run
 
 CAPTIONS = {
@@ -120,11 +120,15 @@ def _cost(run: StoredRun) -> str:
     where = (
         ", ".join(environment["gpus"])
         if environment["device"] == "cuda"
-        else f"{environment['torch_threads']} CPU threads"
+        else f"{threads(environment['torch_threads'])} of the CPU"
     )
+    method = run.config["method"]
+    whole = " The trained backbone itself is not kept (`method.save_weights=true` keeps it with every task)."
     return "\n".join(lines) + (
         f"\n\nOn {where}. Bytes are those of the task's `adapter.safetensors`, its head included; memory is the "
-        "largest during the session, " + ("on the GPU." if environment["device"] == "cuda" else "of the whole process.")
+        "largest during the session, "
+        + ("on the GPU." if environment["device"] == "cuda" else "of the whole process.")
+        + (whole if method["trainable"] == "all" and not method["save_weights"] else "")
     )
 
 
@@ -147,7 +151,7 @@ def _files(run: StoredRun) -> str:
 
 
 def _figure(name: str) -> str:
-    return f"![{CAPTIONS[name]}](figures/{name}.png)\n\n*{CAPTIONS[name]}* ([SVG](figures/{name}.svg))"
+    return f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n*{CAPTIONS[name]}* ([SVG](figures/{name}.svg))"
 
 
 def _row(cells: list[str]) -> str:

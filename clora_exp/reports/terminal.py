@@ -19,7 +19,7 @@ from clora_exp.config import ExperimentConfig, TrainerConfig
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.reports.progress import Bars, Lines, Watch
 from clora_exp.reports.rows import Rows
-from clora_exp.reports.words import METRICS, duration, number, sentence, size
+from clora_exp.reports.words import METRICS, duration, number, sentence, size, threads
 from clora_exp.results import RunDirectory
 from clora_exp.runs import FILES, StoredRun
 from clora_exp.tasks.stream import TaskStream
@@ -60,7 +60,7 @@ class Terminal:
             Text(config.method.name, style="bold").append(f" learns {what}{how} on {config.model.name}", "")
         )
         self._line("folder", folder.path)
-        self._line("device", name if device.type != "cpu" else f"cpu, {torch.get_num_threads()} threads")
+        self._line("device", name if device.type != "cpu" else f"cpu, {threads(torch.get_num_threads())}")
 
     def method(self, method: "Method") -> None:
         """Print what the method may train, against the backbone."""

@@ -70,5 +70,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} m {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} m"
 
 
+def threads(count: int) -> str:
+    """Return "1 thread" or "2 threads"."""
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
 def _value(metrics: dict[str, Metric], name: str) -> float | None:
     return metrics[name].value if name in metrics else None

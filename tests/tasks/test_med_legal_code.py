@@ -17,9 +17,9 @@ def stream() -> TaskStream:
     return load_stream(compose_experiment([]).tasks, 0)
 
 
-def test_sizes_are_about_1000_200_400_and_classes_are_balanced(stream: TaskStream) -> None:
+def test_sizes_are_as_documented_and_classes_are_balanced(stream: TaskStream) -> None:
     sizes = {task.name: [len(task.split(s)) for s in SPLITS] for task in stream}
-    assert sizes == {"medical": [1008, 210, 399], "legal": [1008, 198, 396], "code": [1008, 204, 396]}
+    assert sizes == {"medical": [1008, 399, 798], "legal": [1008, 360, 720], "code": [1008, 288, 720]}
     assert [len(task.labels) for task in stream] == [21, 6, 12]
     for task in stream:
         for split in SPLITS:
@@ -57,7 +57,7 @@ def test_no_file_licence_or_category_fills_a_split(stream: TaskStream) -> None:
             for label in task.labels:
                 groups = Counter(e.group for e in task.split(split) if e.label == label)
                 assert len(groups) >= 2, (task.name, split, label)
-                assert max(groups.values()) <= 0.55 * sum(groups.values()), (task.name, split, label)
+                assert max(groups.values()) <= 0.65 * sum(groups.values()), (task.name, split, label)
 
 
 def test_another_seed_draws_another_sample_and_the_same_seed_the_same(stream: TaskStream) -> None:
