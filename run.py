@@ -35,13 +35,12 @@ def cli() -> int:
         try:
             config = experiment(composed)
             check_writable(config.results_dir)
-            with collected_notices() as notices:
-                from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
-                from clora_exp.reports.terminal import Terminal
+            from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
+            from clora_exp.reports.terminal import Terminal
 
-                terminal = Terminal()
+            terminal = Terminal()
+            with collected_notices(terminal.notices):
                 run(config, command, terminal)
-            terminal.notices(notices)
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
             print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop

@@ -111,7 +111,7 @@ class TrainerConfig:
 
     __pydantic_config__ = STRICT
     epochs: Count = 2  # passes over a task's training examples
-    max_steps: Count | None = None  # optimiser steps a task; null: as the epochs give
+    max_steps: Count | None = None  # optimiser steps a session; null: by the epochs
     batch_size: Count = 16  # examples a batch, of similar length
     accumulate: Count = 1  # batches an optimiser step
     eval_batch_size: Count = 32  # on two cores 32 is the fastest: the activations stay in the cache
@@ -138,7 +138,7 @@ class ExperimentConfig:
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
     results_dir: str = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
-    report: Flag = True  # figures and report.md at the end; python -m clora_exp.reports makes them later
+    report: Flag = True  # figures and report.md at the end
 
 
 class PartsLike(Protocol):

@@ -35,7 +35,7 @@ def describe_environment(stream: TaskStream, model_sha256: str, device: torch.de
         "commit": _commit(),
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
-        "device": device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,

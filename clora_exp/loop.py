@@ -44,8 +44,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)
     folder = RunDirectory(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite:
-        terminal.finished(folder)
-        return folder
+        return conclude(folder, terminal)
     device = device_of(config.trainer)
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)
@@ -60,7 +59,8 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     answers: Answers = {}
 
     with folder.running(), StopOnSignal() as stop, terminal.watching(config.trainer, [stop]) as watch:
-        watch.expect([train[t] for s in plan for t in s.learned], [held_out[t] for s in plan for t in s.measured])
+        splits = [train[s.t] if s.learned == [s.t] else JointSplit(train) for s in plan]
+        watch.expect(splits, [held_out[t] for s in plan for t in s.measured])
         if state is not None:
             method.load_state_dict(state)
             terminal.resumed(progress.matrix, progress.num_tasks_done)
@@ -70,12 +70,12 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
 
-        for t, learned, measured in plan:
-            task, split = stream.tasks[t], train[t] if learned == [t] else JointSplit(train)
+        for (t, learned, measured), split in zip(plan, splits, strict=True):
+            task = stream.tasks[t]
             what = task.name if learned == [t] else "all tasks"
             seed = seed_everything(config.seed, t + 1)
             if start is not None:
-                method.load_state_dict(start)
+                method.load_state_dict(copy.deepcopy(start))
             log.info("learning %s", what)
             cost = CostMeter(device)
             method.before_task(t, task)
@@ -96,9 +96,8 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             stop.check()
 
         folder.finish(progress, metrics_of_run(progress.matrix, head_per_task=True, protocol=config.method.protocol))
-        if config.report:
-            write_report(folder.path)
-    terminal.finished(folder)
+    conclude(folder, terminal)
+    stop.check()  # a signal that came in the very end ends a sweep
     return folder
 
 
@@ -116,6 +115,14 @@ def sessions(protocol: str, num_tasks: int) -> list[Plan]:
     if protocol == "joint":
         return [Plan(num_tasks - 1, every, every)]
     return [Plan(t, [t], [t] if protocol == "single" else every) for t in every]
+
+
+def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
+    """Write the report of a finished run where it is wanted and not there yet, and print the result."""
+    if folder.config.report and not (folder.path / "report.md").exists():
+        write_report(folder.path)
+    terminal.finished(folder)
+    return folder
 
 
 def evaluate(

@@ -258,6 +258,7 @@ class RunDirectory:
         """Write the result files once more and metrics.json, mark the run done and drop the checkpoint."""
         self._write_results(progress)
         self._write("metrics.json", _json({name: dataclasses.asdict(metric) for name, metric in metrics.items()}))
+        (self.path / "report.md").unlink(missing_ok=True)  # one made of the unfinished run
         log.info("done")
         self._write("STATUS", "done\n")
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)

@@ -83,8 +83,8 @@ def read_run(path: Path) -> StoredRun:
             environment=json.loads(_text(path, "environment.json")),
             matrix=matrix,
             metrics=metrics,
-            history=pd.read_csv(path / "metrics.csv", dtype={"task": str}),
-            costs=pd.read_csv(path / "cost.csv", dtype={"task": str}),
+            history=pd.read_csv(path / "metrics.csv", dtype={"task": str}, keep_default_na=False),
+            costs=pd.read_csv(path / "cost.csv", dtype={"task": str}, keep_default_na=False),
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
@@ -97,7 +97,7 @@ def check_writable(results_dir: str) -> None:
         RunError: they cannot.
     """
     path = Path(results_dir).expanduser().absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not there.is_dir():
         raise unwritable(results_dir, f"{there} is no directory")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -72,7 +72,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-model = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE), HERE).eval()
+backbone = AutoModel.from_pretrained(BASE, dtype=torch.float32)
+model = PeftModel.from_pretrained(backbone, HERE).eval()
 tokenizer = AutoTokenizer.from_pretrained(BASE)
 head, labels = load_file(f"{{HERE}}/head.safetensors"), json.load(open(f"{{HERE}}/labels.json"))
 

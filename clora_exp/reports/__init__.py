@@ -1,1 +1,1 @@
-"""What a person sees of runs: the terminal now; figures and reports read the run directory."""
+"""What a person sees of runs: the terminal while they go on, figures and a page when they are done."""

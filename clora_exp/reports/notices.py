@@ -2,18 +2,19 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 LIBRARIES = ("transformers", "peft", "pytorch_lightning", "torch", "huggingface_hub", "matplotlib")
 
-log = logging.getLogger("clora_exp")
-
 
 @contextmanager
-def collected_notices() -> Iterator[list[str]]:
-    """Yield a list that fills with each different warning of the block, one line each; they go to run.log too."""
+def collected_notices(show: Callable[[list[str]], None]) -> Iterator[None]:
+    """Collect each different warning of the block, one line each, and `show` them when it ends, however it ends.
+
+    The libraries are imported before, since some put up a handler of their own when they are.
+    """
     notices: list[str] = []
     handler = _Collect(notices)
     loggers = [logging.getLogger(name) for name in LIBRARIES]
@@ -23,10 +24,11 @@ def collected_notices() -> Iterator[list[str]]:
         for logger in loggers:
             logger.handlers, logger.propagate = [handler], False
         try:
-            yield notices
+            yield
         finally:
             for logger, (handlers, propagate) in zip(loggers, before, strict=True):
                 logger.handlers, logger.propagate = handlers, propagate
+            show(notices)
 
 
 class _Collect(logging.Handler):
@@ -42,4 +44,3 @@ def _add(notices: list[str], text: Any) -> None:
     line = " ".join(str(text).split())
     if line not in notices:
         notices.append(line)
-        log.warning(line)

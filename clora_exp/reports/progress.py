@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytorch_lightning as lightning
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from clora_exp.config import TrainerConfig
 from clora_exp.models.batches import EncodedSplit, JointSplit
@@ -125,11 +126,11 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(bar_width=20, complete_style="cyan", finished_style="cyan"),
-            TextColumn("{task.fields[count]:>13}"),
-            TextColumn("{task.fields[left]:>11}"),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[count]:>13}", markup=False),
+            TextColumn("{task.fields[left]:>11}", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=5)
         self._step = self._progress.add_task("", total=1.0, count="", left="", note="")
@@ -158,7 +159,7 @@ class Bars:
 
 
 class Lines:
-    """One plain line every `interval_s` seconds, and one when a training ends."""
+    """One plain line every `interval_s` seconds."""
 
     def __init__(self, console: Console, interval_s: float) -> None:
         self._console, self._interval_s = console, interval_s
@@ -172,7 +173,7 @@ class Lines:
         self._last = now
         parts = [f"{step.label}: {step.unit} {step.done}/{step.total}", step.note, _in_words(step.left_s)]
         run = f"whole run {run_share:.0%}, {_in_words(run_left_s)}"
-        self._console.print(", ".join(part for part in parts if part) + f"; {run}", soft_wrap=True)
+        self._console.print(Text(", ".join(part for part in parts if part) + f"; {run}"), soft_wrap=True)
 
     def close(self) -> None:
         """Nothing is left to take away."""

@@ -22,7 +22,8 @@ class Rows:
     def __init__(self, matrix: AccuracyMatrix, width: int, protocol: str) -> None:
         self._values, self._tasks, self._rows = matrix.values, [_short(name) for name in matrix.tasks], matrix.rows
         self._all_at_once = protocol == "joint"
-        self._label = max(map(len, self._tasks)) + len("after ")
+        longest = "all tasks" if self._all_at_once else max(self._tasks, key=len)
+        self._label = max(len(f"after {longest}"), len("accuracy %"))
         self._in_percent, self._widths = False, self._columns(14)
         if self._label + sum(self._widths) > width:
             self._in_percent, self._widths = True, self._columns(11)

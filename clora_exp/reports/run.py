@@ -55,17 +55,22 @@ def _what_ran(run: StoredRun) -> str:
         "joint": f"learned {T} tasks together: {', '.join(run.matrix.tasks)}",
         "single": f"learned {T} tasks, each alone and from the same start: {', '.join(run.matrix.tasks)}",
     }[run.protocol]
-    length = f"{trainer['epochs']} epochs" if trainer["max_steps"] is None else f"at most {trainer['max_steps']} steps"
+    epochs = f"{trainer['epochs']} epoch{'' if trainer['epochs'] == 1 else 's'}"
+    length = epochs if trainer["max_steps"] is None else f"at most {trainer['max_steps']} steps"
     rate = method["learning_rate"] or trainer["learning_rate"]
     adapters = f"; rank {method['rank']}, alpha {method['alpha']:g}" if method["trainable"] == "adapters" else ""
     head_rate = method["head_learning_rate"] or trainer["head_learning_rate"]
-    rates = f"learning rate {head_rate:g}" + (
-        "" if method["trainable"] == "heads" else f" of heads, {rate:g} of the rest"
-    )
+    rates = [f"{head_rate:g} of heads"]
+    if method["trainable"] == "adapters":
+        factor_rate = method["factor_learning_rate"]
+        both = [f"{rate:g} of routing", f"{factor_rate or rate:g} of A and B"]
+        rates += [f"{rate:g} of adapters"] if factor_rate is None else both
+    elif method["trainable"] == "all":
+        rates += [f"{rate:g} of the backbone"]
     state = "" if run.status == "done" else f"\n\nThis run is {run.status}: what follows is what it has so far."
     return (
         f"`{run.method}` on `{config['model']['name']}` {how}. "
-        f"{length} a task, batches of {trainer['batch_size']}, {rates}{adapters}; "
+        f"{length} a session, batches of {trainer['batch_size']}, learning rates {', '.join(rates)}{adapters}; "
         f"measured on the {config['eval_split']} split.{state}"
     )
 
@@ -117,17 +122,14 @@ def _cost(run: StoredRun) -> str:
             )
         )
     environment = run.environment
-    where = (
-        ", ".join(environment["gpus"])
-        if environment["device"] == "cuda"
-        else f"{threads(environment['torch_threads'])} of the CPU"
-    )
+    is_cpu = environment["device"] == "cpu"
+    where = f"{threads(environment['torch_threads'])} of the CPU" if is_cpu else environment["device"]
     method = run.config["method"]
     whole = " The trained backbone itself is not kept (`method.save_weights=true` keeps it with every task)."
     return "\n".join(lines) + (
         f"\n\nOn {where}. Bytes are those of the task's `adapter.safetensors`, its head included; memory is the "
         "largest during the session, "
-        + ("on the GPU." if environment["device"] == "cuda" else "of the whole process.")
+        + ("of the whole process." if is_cpu else "on the device.")
         + (whole if method["trainable"] == "all" and not method["save_weights"] else "")
     )
 

@@ -32,7 +32,7 @@ class Terminal:
     """Prints one run. `interval_s` is the time between progress lines where there is no terminal."""
 
     def __init__(self, console: Console | None = None, interval_s: float = 5.0) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, markup=False)
         self.interval_s = interval_s
         self._protocol = "sequence"
         self._num_rows = 0
@@ -40,7 +40,7 @@ class Terminal:
     @contextmanager
     def preparing(self, source: str) -> Iterator[None]:
         """Say, for as long as it takes, that a source's tasks are being prepared."""
-        text = f"preparing {source}: once, then it comes from the cache"
+        text = Text(f"preparing {source}: once, then it comes from the cache")
         if self.console.is_terminal:
             with self.console.status(text):
                 yield
@@ -113,7 +113,7 @@ class Terminal:
     def notices(self, notices: Sequence[str]) -> None:
         """Print what libraries warned of, each once."""
         if notices:
-            self.console.print(Text(f"\nnoticed by libraries ({len(notices)}, also in run.log)", style="yellow"))
+            self.console.print(Text(f"\nnoticed by libraries ({len(notices)})", style="yellow"))
             for notice in notices:
                 self.console.print(Text(f"  {notice}", style="dim"))
 
@@ -137,7 +137,7 @@ class Terminal:
     def _next(self, run: StoredRun) -> None:
         self.console.print(Text("\nnext", style="bold"))
         for command, purpose in next_commands(run):
-            self.console.print(f"  {command}", soft_wrap=True)
+            self.console.print(Text(f"  {command}"), soft_wrap=True)
             self.console.print(Text(f"      {purpose}", style="dim"), soft_wrap=True)
 
     def _line(self, name: str, value: Any) -> None:
@@ -150,7 +150,9 @@ def next_commands(run: StoredRun) -> list[tuple[str, str]]:
     rest = [word for word in words if not word.startswith("method=") and word != "-m"] or ["python", "run.py"]
 
     def command(*overrides: str) -> str:
+        is_another = f"method={run.method}" not in overrides  # the settings of this method are not its
         kept = [word for word in rest[2:] if word.split("=")[0] not in {o.split("=")[0] for o in overrides}]
+        kept = [word for word in kept if not (is_another and word.lstrip("+").startswith("method."))]
         return shlex.join([*rest[:2], *overrides, *kept])
 
     found = []
@@ -159,7 +161,8 @@ def next_commands(run: StoredRun) -> list[tuple[str, str]]:
     if run.protocol == "sequence":
         found.append((command(f"method={run.method}", "method.protocol=joint"), "the same on all tasks at once"))
     else:
-        found.append((command("method=clora"), "C-LoRA on the tasks in turn"))
+        same = "lora" if run.method in ("joint", "single") else run.method
+        found.append((command(f"method={same}", "method.protocol=sequence"), "the same on the tasks in turn"))
     seeds = command(f"method={run.method}", "seed=0,1,2").replace("run.py ", "run.py -m ", 1)
     found.append((seeds, "three seeds, to know what is chance"))
     return found

@@ -19,7 +19,7 @@ MASK = "___"
 
 @dataclass(frozen=True)
 class PerClass:
-    """Examples a class in each split."""
+    """Examples a class in each split; of training examples at most, a class with less material has fewer."""
 
     train: int
     validation: int
@@ -51,7 +51,10 @@ def distinct(examples: Iterable["Example"]) -> list["Example"]:
 
 
 def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_seed: int) -> dict[str, list["Example"]]:
-    """Draw the same number of examples of every class for each split, no group in two splits.
+    """Draw examples of every class for each split, no group in two splits.
+
+    Validation and test have the same number of every class; training has as many where there is the material, and what
+    the other two leave where there is less (in steps of a tenth, down to half).
 
     Within a class the groups are shuffled and dealt, each to the split that is furthest from its share; a group counts
     for at most a quarter of what a split wants, so that no large file fills one (where a class has too little material
@@ -69,16 +72,22 @@ def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_s
         by_class[example.label][example.group].append(example)
     for label, groups in sorted(by_class.items()):
         order = [list(groups.values())[i] for i in rng.permutation(len(groups))]
-        deals = (_deal(order, wanted, largest_share) for largest_share in (0.25, 0.5, math.inf))
-        dealt = next((deal for deal in deals if not _short_of(deal, wanted)), None) or _deal(order, wanted, math.inf)
-        for name in _short_of(dealt, wanted):
+        trials = [
+            (share, {**wanted, "train": math.ceil(wanted["train"] * tenths / 10)})
+            for share in (0.25, 0.5, math.inf)
+            for tenths in range(10, 4, -1)
+        ]
+        deals = ((_deal(order, want, share), want) for share, want in trials)
+        fits = ((deal, want) for deal, want in deals if not _short_of(deal, want))
+        dealt, want = next(fits, (_deal(order, wanted, math.inf), wanted))
+        for name in _short_of(dealt, want):
             raise DataError(
                 f"task {task!r}, class {label!r}: {wanted[name]} {name} examples wanted, "
                 f"{sum(map(len, dealt[name]))} there after splitting by group "
                 f"({sum(map(len, groups.values()))} examples in {len(groups)} groups)"
             )
         for name in wanted:
-            splits[name] += _in_turn(dealt[name], wanted[name], rng)
+            splits[name] += _in_turn(dealt[name], want[name], rng)
     return {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
 
 

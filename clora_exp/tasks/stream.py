@@ -20,6 +20,7 @@ from clora_exp.tasks import cache
 
 Preparing = Callable[[str], AbstractContextManager[Any]]
 SplitName = Literal["train", "validation", "test"]
+RESERVED = {"init", "after"}  # the first row and the first column of the result files
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -118,7 +119,7 @@ def load_stream(config: TasksConfig, data_seed: int, preparing: Preparing = null
         preparing: makes the context, from a source's name, in which a source that is not cached is prepared.
 
     Raises:
-        ConfigError: an order that is no permutation of the tasks, a task name used twice, or no source at all.
+        ConfigError: an order that names no task or one twice, a task name used twice or reserved, or no source.
         DataError: raw material that is missing or too small.
     """
     if not config.sources:
@@ -131,6 +132,8 @@ def load_stream(config: TasksConfig, data_seed: int, preparing: Preparing = null
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ConfigError(f"tasks={config.name}: task name {twice[0]!r} is used twice; names must differ")
+    for name in RESERVED & set(names):
+        raise ConfigError(f"tasks={config.name}: no task can be called {name!r}; results use it for something else")
     return TaskStream(config.name, _ordered(tasks, config.order))
 
 

@@ -9,6 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from trials import quiet
 
+from clora_exp import loop
+from clora_exp.errors import Interrupted
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.loop import run
 from clora_exp.reports import figures
@@ -41,6 +43,18 @@ def test_a_run_without_a_report_gets_one_later_and_equal_runs_get_equal_bytes(
     assert names == sorted(f"{name}.{suffix}" for name in ALL for suffix in ("png", "svg"))
     for name in ["report.md", *(f"figures/{name}" for name in names)]:
         assert (copy / name).read_bytes() == (stored.path / name).read_bytes(), name
+
+
+def test_a_report_that_cannot_be_drawn_costs_no_result_and_the_same_command_makes_it(tiny, monkeypatch) -> None:
+    config = tiny("method=frozen", "report=true")
+    monkeypatch.setattr(figures.Figure, "savefig", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(config, "", quiet())
+    monkeypatch.undo()
+    (status,) = Path(config.results_dir).rglob("STATUS")
+    assert status.read_text() == "done\n"
+    monkeypatch.setattr(loop, "fit", lambda *_: pytest.fail("trained again"))
+    assert (run(config, "", quiet()).path / "report.md").exists()
 
 
 def test_what_is_no_run_is_one_line_and_status_2(tmp_path: Path, capsys) -> None:
@@ -92,9 +106,6 @@ def test_references_get_the_figures_that_mean_something(method: str, expected: l
 
 
 def test_an_interrupted_run_can_be_reported_as_far_as_it_is(tiny, monkeypatch) -> None:
-    from clora_exp import loop
-    from clora_exp.errors import Interrupted
-
     real = loop.fit
 
     def dies(*arguments, **more):

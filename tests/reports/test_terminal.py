@@ -58,6 +58,7 @@ def test_cells_of_joint_and_single_that_were_not_measured_are_dots(hand_worked) 
     values[1:3] = np.nan
     lines = _rows(values, protocol="joint")
     assert lines[4].split() == ["after", "all", "tasks", "[0.600]", "[0.850]", "[0.700]"]
+    assert lines[4].index("[0.850]") == lines[0].index("legal")
     values = np.array(hand_worked)
     values[2, [0, 2]] = np.nan
     assert _rows(values, protocol="single")[3].split() == ["after", "legal", "·", "[0.800]", "·"]
@@ -112,6 +113,16 @@ def test_a_run_shows_what_it_is_how_it_goes_how_it_ended_and_what_comes_next(tin
     assert max(map(len, lines)) <= 80
 
 
+def test_commands_worth_typing_keep_lists_and_drop_settings_of_another_method(tiny) -> None:
+    terminal, stream = _printed()
+    command = "python run.py method=clora method.protocol=joint 'method.target_modules=[query]' seed=1"
+    run(tiny("method=clora", "method.protocol=joint", "method.target_modules=[query]", "seed=1"), command, terminal)
+    text = stream.getvalue()
+    assert "  python run.py method=frozen seed=1\n" in text
+    assert "  python run.py method=clora method.protocol=sequence 'method.target_modules=[query]' seed=1\n" in text
+    assert "  python run.py -m method=clora seed=0,1,2 method.protocol=joint 'method.target_modules=[query]'\n" in text
+
+
 def test_bars_of_task_and_run_go_when_the_run_ends(tiny) -> None:
     terminal, stream = _printed(force_terminal=True, color_system=None)
     run(tiny("method=lora"), "", terminal)
@@ -138,7 +149,8 @@ def test_library_warnings_are_collected_once_each_and_shown_at_the_end(tiny) -> 
     import logging
     import warnings
 
-    with collected_notices() as notices:
+    notices: list[str] = []
+    with collected_notices(notices.extend):
         for _ in range(3):
             warnings.warn("this will go", FutureWarning, stacklevel=1)
             logging.getLogger("transformers.modeling").warning("%s is slow", "it")

@@ -74,3 +74,13 @@ def test_mask_hides_names_in_any_case_and_punctuation_but_not_inside_words() -> 
     assert mask("permit MIT submit", ["mit"]) == "permit ___ submit"
     assert mask("import json; json_dumps = json.dumps", ["json"]) == "import ___; ____dumps = ___.dumps"
     assert mask("as is", ["is"]) == "as is"
+
+
+def test_a_class_with_little_material_has_fewer_training_examples_and_full_held_out_splits() -> None:
+    scarce = [e for e in _examples() if e.label != "x" or int(e.group[1:]) < 6]  # 30 of x, 60 of y and z
+    splits = grouped_splits("t", scarce, PerClass(20, 5, 10), data_seed=0)
+    for name, count in (("validation", 5), ("test", 10)):
+        assert Counter(e.label for e in splits[name]) == {"x": count, "y": count, "z": count}
+    found = Counter(e.label for e in splits["train"])
+    assert (found["y"], found["z"]) == (20, 20)
+    assert 10 <= found["x"] < 20

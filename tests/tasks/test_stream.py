@@ -79,3 +79,10 @@ def test_a_damaged_cache_file_is_prepared_again(tiny, tmp_path, monkeypatch) -> 
         file.write_text(damaged)
         assert load_stream(tiny().tasks, 0).fingerprints() == first.fingerprints()
         assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("name", ["init", "after"])
+def test_names_that_the_result_files_use_are_no_task_names(name: str, tiny) -> None:
+    config = tiny(f"tasks.words.names=[{name},second]")
+    with pytest.raises(ConfigError, match=f"no task can be called '{name}'"):
+        load_stream(config.tasks, 0)

@@ -29,7 +29,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     name: Name = "medical"
-    train_per_class: Count = 48
+    train_per_class: Count = 80
     validation_per_class: Count = 19
     test_per_class: Count = 38
 

@@ -44,7 +44,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     name: Name = "legal"
-    train_per_class: Count = 168
+    train_per_class: Count = 400
     validation_per_class: Count = 60
     test_per_class: Count = 120
     min_chars: Count = 60
