@@ -66,7 +66,8 @@ def write(runs: Runs) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    write_atomically(ROOT / "README.md", f"{before}{BEGIN}\n\n{comparison(runs)}\n\n{END}{after}".encode())
+    shown = f"{comparison(runs)}\n\n{_tests_in_words(tests)} Details: `results/methods/README.md`."
+    write_atomically(ROOT / "README.md", f"{before}{BEGIN}\n\n{shown}\n\n{END}{after}".encode())
 
 
 def each_run(runs: Runs) -> pd.DataFrame:
@@ -153,8 +154,9 @@ def comparison(runs: Runs) -> str:
         lines.append(_row([f"`{method}`", *cells, *measures, size(cost), f"{seconds:.0f}"]))
     num_seeds, stored = len(next(iter(runs.values()))), runs["frozen"][0]
     examples = ", ".join(f"{n} {task}" for task, n in _examples(stored).items())
+    seeds = "One seed." if num_seeds == 1 else f"Means over {num_seeds} seeds, ± their standard deviation."
     return "\n".join(lines) + (
-        f"\n\nMeans over {num_seeds} seeds, ± their standard deviation. A task's cell is its accuracy on the test "
+        f"\n\n{seeds} A task's cell is its accuracy on the test "
         f"split ({examples}) after it was learned → after each later task; `joint` and `single`, references with "
         "`lora`'s setting, have one value. Bytes are those of the last task's `adapter.safetensors`. Seconds are those "
         f"of training and evaluating the quickest run, on {threads(stored.environment['torch_threads'])} of the CPU."
@@ -166,7 +168,7 @@ def page(runs: Runs, tests: pd.DataFrame) -> str:
     extra = each_run(runs)
     lora = extra[extra["method"] == "lora"]
     references = " and ".join(
-        f"a {name.replace('_', ' ')} of {signed(lora[name].mean(), 3)} against `{against}`"
+        f"{name.replace('_', ' ')} of {signed(lora[name].mean(), 3)} against `{against}`"
         for name, against in (("transfer_gain", "single"), ("intransigence", "joint"))
     )
     return (
@@ -191,7 +193,10 @@ def page(runs: Runs, tests: pd.DataFrame) -> str:
 def _tests_in_words(tests: pd.DataFrame) -> str:
     cells = tests.groupby(["method", "task"])
     is_better = cells.apply(lambda rows: bool(((rows["p_value"] < 0.05) & (rows["difference"] > 0)).all()))
-    return f"{int(is_better.sum())} of {len(is_better)} pairs of method and task are better on every seed."
+    return (
+        f"Right after learning, {int(is_better.sum())} of {len(is_better)} pairs of method and task are better than "
+        "`frozen` by McNemar's exact test on the test examples (p < 0.05 on every seed)."
+    )
 
 
 def _table_of_tests(tests: pd.DataFrame) -> str:
