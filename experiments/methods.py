@@ -175,7 +175,7 @@ def page(runs: Runs, tests: pd.DataFrame) -> str:
         "\n".join(
             [
                 "# How the methods compare\n",
-                "`python experiments/methods.py`\n",
+                f"`python experiments/methods.py --seeds {','.join(str(r.seed) for r in runs['frozen'])}`\n",
                 comparison(runs) + "\n",
                 f"Mean over the seeds, `lora` has {references}. Every number of every run is in `runs.csv`, every "
                 "cell of every matrix in `matrices.csv`.\n",
