@@ -60,30 +60,27 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
 
     with folder.running(), StopOnSignal() as stop, terminal.watching(config.trainer, [stop]) as watch:
         splits = [train[s.t] if s.learned == [s.t] else JointSplit(train) for s in plan]
-        watch.expect(splits, [held_out[t] for s in plan for t in s.measured])
+        measured_later = [held_out[t] for s in plan for t in s.measured]
+        watch.expect(splits, measured_later if state is not None else held_out + measured_later)
         if state is not None:
             method.load_state_dict(state)
             terminal.resumed(progress.matrix, progress.num_tasks_done)
         else:
-            watch.expect([], held_out)
             progress.add_row("init", 0, *evaluate(method, held_out, range(len(stream)), config, answers, watch))
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
 
         for (t, learned, measured), split in zip(plan, splits, strict=True):
-            task = stream.tasks[t]
-            what = task.name if learned == [t] else "all tasks"
+            task, what = stream.tasks[t], stream.names[t] if learned == [t] else "all tasks"
             seed = seed_everything(config.seed, t + 1)
             if start is not None:
                 method.load_state_dict(copy.deepcopy(start))
             log.info("learning %s", what)
             cost = CostMeter(device)
             method.before_task(t, task)
-            cost.trainable_parameters = method.num_trainable()
             steps = fit(method, split, what, config.trainer, seed, watch.learning(what, split))
+            cost.has_trained(method.num_trainable())
             method.after_task(t, task)
-            cost.has_trained()
-
             predicted, seconds = evaluate(method, held_out, measured, config, answers, watch)
             progress.add_steps(what, steps)
             progress.add_row(task.name, t + 1, predicted, seconds)
@@ -96,9 +93,8 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             stop.check()
 
         folder.finish(progress, metrics_of_run(progress.matrix, head_per_task=True, protocol=config.method.protocol))
-    conclude(folder, terminal)
     stop.check()  # a signal that came in the very end ends a sweep
-    return folder
+    return conclude(folder, terminal)
 
 
 class Plan(NamedTuple):

@@ -143,23 +143,22 @@ def tests_against_frozen(runs: Runs) -> pd.DataFrame:
 def comparison(runs: Runs) -> str:
     """Return the table of the README: each method's matrix from the diagonal down, and its metrics, over the seeds."""
     tasks = next(iter(runs.values()))[0].matrix.tasks
-    heads = ["method", *tasks, "right after learning", "at the end", "forgetting", "bytes a task", "seconds"]
+    heads = ["method", *tasks, "right after learning", "at the end", "forgetting", "bytes a task"]
     lines = [_row(heads), "|" + " --- |" * len(heads)]
     for method, of_method in runs.items():
         values = np.stack([stored.matrix.values for stored in of_method]).mean(axis=0)
         cells = [" → ".join(f"{v:.3f}" for v in values[j + 1 :, j] if not np.isnan(v)) for j in range(len(tasks))]
         cost = of_method[0].costs["adapter_bytes"].iloc[-1]
         measures = [_spread(of_method, m) for m in ("learning_accuracy", "average_accuracy", "forgetting")]
-        seconds = min(_seconds(stored) for stored in of_method)  # of the run that was disturbed least
-        lines.append(_row([f"`{method}`", *cells, *measures, size(cost), f"{seconds:.0f}"]))
+        lines.append(_row([f"`{method}`", *cells, *measures, size(cost)]))
     num_seeds, stored = len(next(iter(runs.values()))), runs["frozen"][0]
     examples = ", ".join(f"{n} {task}" for task, n in _examples(stored).items())
     seeds = "One seed." if num_seeds == 1 else f"Means over {num_seeds} seeds, ± their standard deviation."
     return "\n".join(lines) + (
         f"\n\n{seeds} A task's cell is its accuracy on the test "
         f"split ({examples}) after it was learned → after each later task; `joint` and `single`, references with "
-        "`lora`'s setting, have one value. Bytes are those of the last task's `adapter.safetensors`. Seconds are those "
-        f"of training and evaluating the quickest run, on {threads(stored.environment['torch_threads'])} of the CPU."
+        "`lora`'s setting, have one value. Bytes are those of the last task's `adapter.safetensors`. Run on "
+        f"{threads(stored.environment['torch_threads'])} of the CPU."
     )
 
 

@@ -26,25 +26,24 @@ class TaskCost:
 
 
 class CostMeter:
-    """Measures one session from its making on; `trainable_parameters` is set by who knows it."""
-
-    trainable_parameters = 0
+    """Measures one session from its making on."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._started = time.perf_counter()
-        self._train_seconds = 0.0
+        self._train_seconds, self._num_trainable = 0.0, 0
         restart_peak_memory(device)
 
-    def has_trained(self) -> None:
-        """Say that training is over."""
+    def has_trained(self, num_trainable: int) -> None:
+        """Say that training is over, and how many parameters it moved."""
+        self._num_trainable = num_trainable
         self._train_seconds = time.perf_counter() - self._started
 
     def of(self, task: str, adapter_bytes: int, evaluation_seconds: float) -> TaskCost:
         """Return the session's cost."""
         return TaskCost(
             task,
-            self.trainable_parameters,
+            self._num_trainable,
             adapter_bytes,
             round(self._train_seconds, 3),
             round(evaluation_seconds, 3),

@@ -91,8 +91,7 @@ def _cell(run: StoredRun, i: int, j: int) -> str:
         return "–"
     if i > 0 and (i == j + 1 or run.protocol == "joint"):
         return f"**{values[i, j]:.3f}**"
-    change = values[i, j] - values[i - 1, j] if i > j + 1 else 0.0
-    moved = signed(change, 3) if change == change else "0"
+    moved = signed(np.nan_to_num(values[i, j] - values[i - 1, j]) if i > j + 1 else 0.0, 3)
     return f"{values[i, j]:.3f} ({moved})" if moved[0] in "+−" else f"{values[i, j]:.3f}"
 
 
