@@ -22,7 +22,7 @@ FEW = [
     "trainer.max_steps=6",
     "tasks.icd10.test_per_class=3",
     "tasks.licences.test_per_class=10",
-    "tasks.stdlib.test_per_class=5",
+    "tasks.libraries.test_per_class=5",
 ]
 
 

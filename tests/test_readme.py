@@ -20,7 +20,7 @@ FEW = [
     "trainer.max_steps=2",
     "tasks.icd10.test_per_class=2",
     "tasks.licences.test_per_class=5",
-    "tasks.stdlib.test_per_class=3",
+    "tasks.libraries.test_per_class=3",
     "trainer.accelerator=cpu",
 ]
 

@@ -57,7 +57,7 @@ def _tiny(tiny_bert: Path, results: Path) -> list[str]:
         "model.text_encoder.max_length=16",
         "tasks.icd10.train_per_class=2",
         "tasks.licences.train_per_class=2",
-        "tasks.stdlib.train_per_class=2",
+        "tasks.libraries.train_per_class=2",
     ]
 
 

@@ -14,8 +14,8 @@ def _distribution(package: str) -> metadata.Distribution:
         raise DataError(f"the package {package!r} is not installed; run: pip install {package}") from None
 
 
-def package_fingerprint(package: str) -> str:
-    """Return the SHA-256 over the hashes that the package's own RECORD holds of its files.
+def package_fingerprint(package: str, suffix: str = "") -> str:
+    """Return the SHA-256 over the hashes that the package's own RECORD holds of its files, all or those with `suffix`.
 
     The RECORD lists each file's SHA-256, so the fingerprint is that of the content, without reading 170 MB of it.
 
@@ -24,7 +24,8 @@ def package_fingerprint(package: str) -> str:
     """
     distribution = _distribution(package)
     files = distribution.files or []
-    hashes = sorted(f"{f} {f.hash.value}" for f in files if f.hash and ".dist-info" not in f.parts[0])
+    content = (f for f in files if f.name.endswith(suffix) and ".dist-info" not in f.parts[0])
+    hashes = sorted(f"{f} {f.hash.value}" for f in content if f.hash)
     if not hashes:
         raise DataError(f"the package {package!r} has no record of its files; reinstall it with pip")
     return hashlib.sha256("\n".join([distribution.version, *hashes]).encode()).hexdigest()

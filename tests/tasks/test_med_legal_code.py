@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from clora_exp.compose import compose_experiment
-from clora_exp.tasks.sources import icd10, licences, stdlib
+from clora_exp.tasks.sources import icd10, libraries, licences
 from clora_exp.tasks.stream import SPLITS, TaskStream, load_stream
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def test_another_seed_draws_another_sample_and_the_same_seed_the_same(stream: Ta
 
 
 def test_raw_material_has_a_fingerprint() -> None:
-    prints = [source.fingerprint() for source in (icd10, licences, stdlib)]
+    prints = [source.fingerprint() for source in (icd10, licences, libraries)]
     assert len(set(prints)) == 3
     assert all(len(value) == 64 for value in prints)
-    assert prints == [source.fingerprint() for source in (icd10, licences, stdlib)]
+    assert prints == [source.fingerprint() for source in (icd10, licences, libraries)]
