@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import CloraError, Interrupted
 from clora_exp.help import answer
+from clora_exp.models.weights import check_layers
 from clora_exp.reports.notices import collected_notices
 from clora_exp.runs import check_writable
 
@@ -35,6 +36,7 @@ def cli() -> int:
         try:
             config = experiment(composed)
             check_writable(config.results_dir)
+            check_layers(config)
             from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
             from clora_exp.reports.terminal import Terminal
 

@@ -82,6 +82,21 @@ def test_the_less_usual_mistakes_are_one_line_too(overrides: list[str], says: st
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_layers_that_are_not_there_are_refused_before_model_and_data() -> None:
+    code = "import sys, run; run.cli(); print([m for m in ('transformers', 'pytorch_lightning') if m in sys.modules])"
+    for override, says in (
+        (
+            "method.target_modules=[qury]",
+            "'qury' matches no linear layer; have: dense, key, query, value. Did you mean",
+        ),
+        ("model.text_encoder.target_modules=[q_proj]", "'q_proj' matches no linear layer; have: dense, key, query,"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, override], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.strip() == "[]"
+        assert says in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_a_gpu_that_is_not_there_and_a_rank_too_high_are_one_line(tmp_path: Path) -> None:
     if not torch.cuda.is_available():

@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from clora_exp.adapters.layer import AdaptedLinear
+from clora_exp.adapters.targets import check_targets
 from clora_exp.config import MethodConfig
-from clora_exp.errors import ModelError, nearest
+from clora_exp.errors import ModelError
 
 
 class Adapters:
@@ -28,8 +29,7 @@ class Adapters:
         """
         targets = default_targets if settings.target_modules is None else settings.target_modules
         linear = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
-        _check_targets(linear, targets)
-        _check_rank(linear, targets, settings)
+        check_targets({name: tuple(module.weight.shape) for name, module in linear.items()}, targets, settings)
         config = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
         )
@@ -137,27 +137,3 @@ class Adapters:
                 if key.startswith("lora_stack_"):
                     setattr(layer, key, value.to(layer.part("A").device))
             layer.load_state_dict(own, strict=False)
-
-
-def _matches(name: str, target: str) -> bool:
-    """Tell whether PEFT adapts module `name` for `target`: the name itself, or its end after a dot."""
-    return name == target or name.endswith(f".{target}")
-
-
-def _check_rank(linear: dict[str, nn.Linear], targets: list[str], settings: MethodConfig) -> None:
-    if settings.basis != "svd":
-        return
-    for name, module in linear.items():
-        full = min(module.in_features, module.out_features)
-        if settings.rank > full and any(_matches(name, target) for target in targets):
-            raise ModelError(f"method.rank={settings.rank}: {name} has rank {full}; the SVD gives no more")
-
-
-def _check_targets(linear: dict[str, nn.Linear], targets: list[str]) -> None:
-    for target in targets:
-        if not any(_matches(name, target) for name in linear):
-            have = sorted({name.split(".")[-1] for name in linear})
-            raise ModelError(
-                f"method.target_modules={targets}: {target!r} matches no linear layer; have: {', '.join(have)}."
-                + nearest(target, have)
-            )

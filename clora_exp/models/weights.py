@@ -4,7 +4,10 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from clora_exp.config import ModelConfig
+from safetensors import SafetensorError, safe_open
+
+from clora_exp.adapters.targets import check_targets
+from clora_exp.config import ExperimentConfig, ModelConfig
 from clora_exp.errors import ModelError
 
 
@@ -30,6 +33,32 @@ def weights_folder(config: ModelConfig) -> Path:
         if not any(folder.glob(pattern)):
             raise ModelError(f"model.path={folder}: no {pattern} there; {advice}")
     return folder
+
+
+def check_layers(config: ExperimentConfig) -> None:
+    """Look in the headers of the weights whether the layers to adapt are there: at once, before model and data.
+
+    What cannot be told from a header (a matrix that is no linear layer, an unreadable file) is left to the model.
+
+    Raises:
+        ModelError: missing weights, target modules that match nothing, a rank above that of an SVD basis.
+    """
+    shapes = {}
+    try:
+        for file in sorted(weights_folder(config.model).glob("*.safetensors")):
+            with safe_open(file, "numpy") as weights:
+                names = weights.keys()  # it cannot be iterated itself
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError):
+        return
+    linear = {
+        name.removesuffix(".weight"): shape
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and "embed" not in name.split(".")[-2]
+    }
+    if config.method.trainable == "adapters":
+        targets = config.method.target_modules or config.model.settings.target_modules
+        check_targets(linear, targets, config.method)
 
 
 def sha256(folder: Path, *patterns: str) -> str:
