@@ -17,8 +17,7 @@ def check_targets(linear: Mapping[str, tuple[int, ...]], targets: list[str], set
         if not any(_matches(name, target) for name in linear):
             have = sorted({name.split(".")[-1] for name in linear})
             raise ModelError(
-                f"{key}={targets}: {target!r} matches no linear layer; have: {', '.join(have)}."
-                + nearest(target, have)
+                f"{key}={targets}: {target!r} matches no linear layer; have: {', '.join(have)}." + nearest(target, have)
             )
     for name, shape in linear.items():
         if settings.basis == "svd" and settings.rank > min(shape) and any(_matches(name, t) for t in targets):

@@ -43,7 +43,7 @@ def check_layers(config: ExperimentConfig) -> None:
     Raises:
         ModelError: missing weights, target modules that match nothing, a rank above that of an SVD basis.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     try:
         for file in sorted(weights_folder(config.model).glob("*.safetensors")):
             with safe_open(file, "numpy") as weights:
