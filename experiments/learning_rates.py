@@ -19,19 +19,16 @@ from clora_exp.reports.terminal import Terminal
 
 CRITERION = "incremental_accuracy"  # it rewards learning and keeping
 FOLDER = Path(__file__).parent.parent / "results" / "learning_rates"
-HEADS = "method.head_learning_rate=1e-2"  # tried with the best of a method's three; those have 3e-3
+HEADS = "method.head_learning_rate=3e-2"  # tried with the best of a method's three; those have the trainer's
+RATES = [f"method.learning_rate={rate}" for rate in ("5e-4", "1e-3", "2e-3")]
 GRID = {
     "frozen": [f"method.head_learning_rate={rate}" for rate in ("3e-3", "1e-2", "3e-2", "1e-1")],
     "full": [f"method.learning_rate={rate}" for rate in ("5e-5", "1e-4", "2e-4")],
-    "lora": [f"method.learning_rate={rate}" for rate in ("5e-4", "1e-3", "2e-3")],
-    "lora_per_task": [f"method.learning_rate={rate}" for rate in ("1e-3", "2e-3", "4e-3")],
-    "clora": [
-        "method.learning_rate=5e-3 method.factor_learning_rate=1e-3",
-        "method.learning_rate=5e-3 method.factor_learning_rate=2e-3",
-        "method.learning_rate=1e-2 method.factor_learning_rate=2e-3",
-    ],
-    "clora_gated": [f"method.learning_rate={rate}" for rate in ("1e-3", "2e-3", "4e-3")],
-    "clora_xs": [f"method.learning_rate={rate}" for rate in ("1e-3", "2e-3", "5e-3")],
+    "lora": RATES,
+    "lora_per_task": RATES,
+    "clora": [f"method.learning_rate={rate} method.factor_learning_rate=5e-4" for rate in ("1e-2", "2e-2", "5e-2")],
+    "clora_gated": RATES,
+    "clora_xs": [f"method.learning_rate={rate}" for rate in ("1e-2", "2e-2", "4e-2")],
 }
 
 
@@ -68,7 +65,7 @@ def trials(method: str, precision: str) -> list[dict[str, str | float]]:
 
 def trial(method: str, setting: str, precision: str) -> dict[str, float]:
     """Run one setting on validation data and return its metrics."""
-    fixed = [f"trainer.precision={precision}", "trainer.head_learning_rate=3e-3", "eval_split=validation"]
+    fixed = [f"trainer.precision={precision}", "eval_split=validation"]
     overrides = [f"method={method}", *setting.split(), *fixed]
     command = f"python run.py {' '.join(overrides)}"
     metrics = run(compose_experiment([*overrides, "report=false"]), command, Terminal(interval_s=60)).read().metrics
@@ -86,7 +83,7 @@ def page(table: pd.DataFrame, precision: str) -> str:
         "Four trials a method, seed 0, on the validation split (about 350 examples a task: differences below 0.02 are",
         "noise). The best incremental accuracy (over the tasks seen, averaged over the sequence, so it rewards both",
         "learning and keeping) is bold and is the method's default; `joint` and `single` take `lora`'s rates. Heads",
-        "learn at 3e-3 where nothing else is said.\n",
+        "learn at 1e-2 where nothing else is said.\n",
         "| method | setting | incremental accuracy | right after learning | at the end | forgetting |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
