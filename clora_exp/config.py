@@ -91,6 +91,12 @@ class TasksConfig:
     )
     sources: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where two sources give their task the same name."""
+        names = [source.name for source in self.sources.values() if hasattr(source, "name")]
+        for name in sorted(name for name in set(names) if names.count(name) > 1):
+            raise ValueError(f"task name {name!r} is used twice; names must differ")
+
 
 @dataclass(frozen=True)
 class ModelConfig:

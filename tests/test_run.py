@@ -71,6 +71,7 @@ def _tiny(tiny_bert: Path, results: Path) -> list[str]:
         (["tasks.icd10=null"], "tasks.icd10=None: must be a section"),
         (["method.target_modules=[]"], "method.target_modules=[]: "),
         (["tasks.order=[]"], "tasks.order=[]: "),
+        (["tasks.icd10.name=legal"], "tasks: task name 'legal' is used twice; names must differ"),
         (["model.package=null"], "set model.path to a folder"),
     ],
 )
@@ -153,13 +154,3 @@ def test_a_multirun_runs_every_job_and_leaves_nothing_beside_the_runs(tiny_bert:
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("metrics.json"))) == 4
     assert {p.name for p in ROOT.iterdir()} == before
-
-
-@pytest.mark.slow
-def test_a_task_name_used_twice_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    done = run_py("tasks.icd10.name=legal", f"results_dir={tmp_path}")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: tasks=med_legal_code: task name 'legal' is used twice; names must differ\n",
-    )
-    assert list(tmp_path.iterdir()) == []
