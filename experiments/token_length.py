@@ -26,7 +26,7 @@ TEXT = """# How many tokens are worth reading
 
 `python experiments/token_length.py`
 
-Accuracy on validation (about 200 examples a task, so a difference of 0.03 is noise) of a logistic regression on the
+Accuracy on validation (about 350 examples a task, so a difference of 0.03 is noise) of a logistic regression on the
 frozen features, and the mean number of tokens of a training text after cutting, to which the cost of a step is
 proportional. From 48 tokens on no task gains more than the noise, so texts are cut at 48; the mean over tokens is
 better on medical and no worse elsewhere. Legal's probe lies between 0.4 and 0.7, as a task with headroom should.
