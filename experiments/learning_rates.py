@@ -95,7 +95,7 @@ def page(table: pd.DataFrame, precision: str) -> str:
     ]
     for i, row in table.iterrows():
         setting = row["setting"].replace("method.", "")
-        numbers = [f"{row[name]:.3f}" for name in (CRITERION, "learning_accuracy", "forgetting")]
+        numbers = [f"{round(row[name], 3) + 0.0:.3f}" for name in (CRITERION, "learning_accuracy", "forgetting")]
         numbers[0] = f"**{numbers[0]}**" if i in best else numbers[0]
         lines.append(f"| {' | '.join(['`' + row['method'] + '`', f'`{setting}`', *numbers])} |")
     return "\n".join(lines) + "\n"
