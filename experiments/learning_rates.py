@@ -2,7 +2,7 @@
 
 Run: python experiments/learning_rates.py [--methods lora,clora] (two hours on two cores; --precision bf16-mixed is
 quicker on a processor that has it). Every trial is an ordinary run under results/runs: a finished one is not repeated.
-Writes results/learning_rates/table.csv and README.md.
+Writes results/learning_rates/table.csv and README.md; what other methods have there stays.
 """
 
 import argparse
@@ -30,6 +30,9 @@ GRID = {
     "clora": [f"method.learning_rate={rate} method.factor_learning_rate=5e-4" for rate in ("1e-2", "2e-2", "5e-2")],
     "clora_gated": RATES,
     "clora_xs": [f"method.learning_rate={rate}" for rate in ("1e-2", "2e-2", "4e-2")],
+    "clora_shared": [
+        f"method.learning_rate={rate} method.factor_learning_rate=1e-3" for rate in ("5e-3", "1e-2", "2e-2")
+    ],
 }
 
 
@@ -43,12 +46,14 @@ def main() -> None:
         if method not in GRID:
             parser.error(f"unknown method {method!r}; have: {', '.join(GRID)}")
     rows = [row for method in methods for row in trials(method, options.precision)]
-    if set(methods) == set(GRID):
-        table = pd.DataFrame(rows)
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        write_atomically(FOLDER / "table.csv", table.round(4).to_csv(index=False, lineterminator="\n").encode())
-        write_atomically(FOLDER / "README.md", page(table, options.precision).encode())
-        print(page(table, options.precision))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / "table.csv"
+    stored = pd.read_csv(path).to_dict("records") if path.exists() else []
+    rows += [row for row in stored if row["method"] not in methods]
+    table = pd.DataFrame(sorted(rows, key=lambda row: list(GRID).index(row["method"])))
+    write_atomically(path, table.round(4).to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(FOLDER / "README.md", page(table, options.precision).encode())
+    print(page(table, options.precision))
 
 
 def trials(method: str, precision: str) -> list[dict[str, str | float]]:

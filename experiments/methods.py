@@ -24,7 +24,18 @@ from clora_exp.runs import StoredRun
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "methods"
-FIRST = ["frozen", "full", "lora", "lora_per_task", "clora", "clora_gated", "clora_xs", "joint", "single"]
+FIRST = [
+    "frozen",
+    "full",
+    "lora",
+    "lora_per_task",
+    "clora",
+    "clora_gated",
+    "clora_xs",
+    "clora_shared",
+    "joint",
+    "single",
+]
 BEGIN, END = "<!-- methods: begin, written by experiments/methods.py -->", "<!-- methods: end -->"
 
 Runs = dict[str, list[StoredRun]]  # method → its run of each seed
