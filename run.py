@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import CloraError, Interrupted
 from clora_exp.help import answer
-from clora_exp.models.weights import check_layers
+from clora_exp.models.weights import check_backend, check_layers
 from clora_exp.reports.notices import collected_notices
 from clora_exp.runs import check_writable
 
@@ -37,6 +37,7 @@ def cli() -> int:
             config = experiment(composed)
             check_writable(config.results_dir)
             check_layers(config)
+            check_backend(config.method.backend)
             from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
             from clora_exp.reports.terminal import Terminal
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import ArgsKwargs
 
 from clora_exp.errors import ConfigError, nearest, unknown
 
@@ -30,6 +31,16 @@ Flag = Annotated[bool, Strict()]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # becomes a folder's name
 
 
+def _targets(value: Any) -> Any:
+    is_list = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if value is None or value in ("all-linear", "attention") or is_list:
+        return value
+    raise ValueError("must be a list of names, all-linear or attention")
+
+
+Targets = Annotated[list[str] | str | None, BeforeValidator(_targets)]
+
+
 @dataclass(frozen=True)
 class MethodConfig:
     """How the backbone is adapted, plus the strategies that act on its training."""
@@ -39,22 +50,25 @@ class MethodConfig:
     protocol: Literal["sequence", "joint", "single"] = "sequence"  # in turn, all at once, or each from the same start
     trainable: Literal["adapters", "heads", "all"] = "adapters"  # heads: the backbone stays as it is; all: no adapters
     save_weights: Flag = False  # with trainable=all: keep the whole backbone of every task, not its head alone
+    backend: Literal["peft", "plain", "unsloth"] = "peft"  # plain: without PEFT, slow; unsloth: its kernels, on a GPU
     rank: Count = 16  # r of A (r, in) and B (out, r)
     alpha: PositiveFloat = 32.0  # the scale starts at alpha / rank
     dropout: Fraction = 0.0  # on the adapter's input, as in the LoRA paper
-    target_modules: Annotated[list[str], MinLen(1)] | None = (
-        None  # names of the adapted linear layers; null: the model's own list
-    )
+    rank_pattern: dict[str, Count] | None = None  # end of a layer's name → its rank, as PEFT's
+    target_modules: Targets = None  # layers; all-linear: all but the output; attention: q, k, v, o; null: the model's
     factors: Literal["shared", "per_task"] = "shared"  # one pair A, B for all tasks, or one pair a task
     basis: Literal["learned", "svd"] = "learned"  # svd: A and B from the truncated SVD of W0, frozen
     routing: Literal["none", "additive", "per_task"] = "none"  # R: identity, R_old + R_δ, or one a task
-    routing_std: NonNegativeFloat = 1e-3  # start of R_δ from the second task on; of R_t with a fixed basis 0
+    routing_std: NonNegativeFloat = 1e-3  # start of R_δ from the second task on; of R_t on fixed factors 0
+    inference_routing: Literal["latest", "snapshot"] = "latest"  # R as it is now, or as it was when the task ended
     gate: Literal["none", "scalar", "per_rank", "per_output"] = "none"  # sigmoid(γ) on the update
     gate_start: OpenFraction = 0.5  # the gate's value at the start of a task
     scale: Literal["fixed", "learned"] = "fixed"  # alpha / rank, or learned per task from that start
+    warm_start: Literal["none", "similar"] = "none"  # similar: what a task owns starts as a similar task's
     orthogonality: Literal["none", "routing", "column", "row"] = "none"  # what λ penalises, see adapters/penalty.py
     orthogonality_strength: NonNegativeFloat = 0.01  # λ; Zhang et al. 2025 use 0.01
-    factor_optimizer: Literal["adamw", "sgd", "frozen"] = "adamw"  # what moves A and B from the second task on
+    factor_tasks: Count | None = None  # shared A and B train in the first k tasks, then stay; null: in all
+    factor_optimizer: Literal["adamw", "sgd"] = "adamw"  # what moves A and B from the second task on
     factor_learning_rate: PositiveFloat | None = None  # of A and B; null: the method's
     learning_rate: PositiveFloat | None = None  # null: the trainer's
     head_learning_rate: PositiveFloat | None = None  # null: the trainer's
@@ -65,9 +79,19 @@ class MethodConfig:
             raise ValueError("routing=additive needs factors=shared and basis=learned: R_old is in their coordinates")
         if self.basis == "svd" and (self.factors != "shared" or self.routing != "per_task"):
             raise ValueError("basis=svd needs factors=shared and routing=per_task: nothing else of it would train")
-        if self.routing == "per_task" and self.factors == "shared" and self.basis == "learned":
+        isolated = self.factors == "per_task" or self.basis == "svd" or self.factor_tasks is not None
+        if self.routing == "per_task" and not isolated:
             raise ValueError(
-                "routing=per_task needs basis=svd or factors=per_task: factors that go on training change earlier tasks"
+                "routing=per_task needs basis=svd, factor_tasks or factors=per_task: factors that go on training "
+                "change earlier tasks"
+            )
+        if self.factor_tasks is not None and (self.factors != "shared" or self.basis != "learned"):
+            raise ValueError("factor_tasks needs factors=shared and basis=learned: it is when they stop to learn")
+        if self.inference_routing == "snapshot" and self.routing != "additive":
+            raise ValueError("inference_routing=snapshot needs routing=additive: no other routing changes later")
+        if self.warm_start != "none" and self.factors != "per_task" and self.routing != "per_task":
+            raise ValueError(
+                f"warm_start={self.warm_start} needs factors or routing per_task: there is nothing to start"
             )
         if self.orthogonality != "none" and self.routing != "additive":
             raise ValueError(f"orthogonality={self.orthogonality} needs routing=additive: it compares R_δ with R_old")
@@ -107,6 +131,7 @@ class ModelConfig:
     path: str | None = None  # a local folder with weights and tokenizer; null: the package
     package: str | None = None  # an installed package that ships them
     subfolder: str = "model"  # the folder in that package
+    hub_id: str | None = None  # what the model is called on the Hub, for exported adapters; null: the name
     kind: str = ""  # taken from the one section
     settings: Any = None  # that section, as its kind's Config
 
@@ -126,6 +151,7 @@ class TrainerConfig:
     weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see optimizers.py
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
+    gradient_checkpointing: Flag = False  # compute activations again in the backward pass: less memory, a third slower
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
@@ -234,7 +260,8 @@ def _in_words(problem: Any, cls: type, path: str) -> str:
             choices = _choices(_type_of(owner, keys[-1])) if owner else []
             return f"{asked}: must be one of {', '.join(choices)}.{nearest(problem['input'], choices)}"
         case "value_error":
-            return f"{name + ': ' if name else ''}{problem['ctx']['error']}"
+            of = name if isinstance(problem["input"], Mapping | ArgsKwargs) else asked
+            return f"{of + ': ' if of else ''}{problem['ctx']['error']}"
         case _:
             message = problem["msg"].replace("Input should be", "must be").replace("a valid integer", "an integer")
             return f"{asked}: {message[0].lower() + message[1:]}"

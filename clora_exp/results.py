@@ -37,12 +37,12 @@ from clora_exp.evaluation.cost import TaskCost
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.files import folder_written_atomically, write_atomically
+from clora_exp.methods.base import Method, not_exportable
 from clora_exp.runs import StoredRun, read_run, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.stream import TaskStream
 
 if TYPE_CHECKING:  # reading a run needs no Lightning
-    from clora_exp.methods.base import Method
     from clora_exp.session import Step
 
 log = logging.getLogger("clora_exp")
@@ -206,7 +206,7 @@ class RunDirectory:
     def _write_csv(self, name: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
         self._write(name, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
 
-    def save_adapter(self, t: int, method: "Method") -> int:
+    def save_adapter(self, t: int, method: Method) -> int:
         """Write `adapters/<task>/` and return the size of its adapter.safetensors in bytes.
 
         The tensors are stacked over layers, adapter.json says what they are; `peft/` is the same as a plain LoRA.
@@ -214,9 +214,9 @@ class RunDirectory:
         task, state = self.stream.tasks[t], method.state_of(t)
         folder = self.path / "adapters"
         folder.mkdir(exist_ok=True)
-        basis = method.adapters.basis() if method.adapters else {}
-        if basis and not (folder / "basis.safetensors").exists():
-            write_state(folder / "basis.safetensors", basis)
+        basis, basis_file = method.adapters.basis() if method.adapters else {}, folder / "basis.safetensors"
+        if basis and not basis_file.exists():
+            write_state(basis_file, basis)
         heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
         tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
         tensors |= {name: tensor.detach().cpu() for name, tensor in heads.items()}
@@ -232,24 +232,14 @@ class RunDirectory:
             "layers": layers,
             "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
             "sha256": hashlib.sha256(weights).hexdigest(),
+            "basis_sha256": hashlib.sha256(basis_file.read_bytes()).hexdigest() if basis else None,
             "data_sha256": task.sha256,
         }
         with folder_written_atomically(folder / task.name) as new:
             (new / "adapter.safetensors").write_bytes(weights)
             (new / "adapter.json").write_text(_json(manifest), encoding="utf-8")
-            if method.adapters:
-                head = {name.removeprefix("head."): tensor for name, tensor in heads.items()}
-                pairs = method.adapters.as_lora(method.slot(t))
-                write_peft(
-                    new / "peft",
-                    pairs,
-                    head,
-                    task=task.name,
-                    description=task.description,
-                    labels=task.labels,
-                    model=self.config.model.name,
-                    code=method.model.loading_code(),
-                )
+            if not_exportable(self.config.method) is None:
+                write_peft(new / "peft", method.exported(t, task, self.config.model.hub_id or self.config.model.name))
             if self.config.method.save_weights:
                 (new / "backbone.safetensors").write_bytes(save_tensors(method.backbone_weights()))
         return len(weights)
@@ -293,7 +283,7 @@ def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) ->
     plain = plain_config(config)
     for key in NOT_IN_HASH:
         del plain[key]
-    for key in ("path", "package", "subfolder"):
+    for key in ("path", "package", "subfolder", "hub_id"):
         del plain["model"][key]
     del plain["tasks"]["description"]
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}

@@ -80,3 +80,16 @@ def pack_layers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
             tensors[key] = torch.stack([state[name].detach().cpu() for name in names])
             layers[key] = [name.split("/", 1)[1] for name in names]
     return tensors, layers
+
+
+def unpack_layers(tensors: dict[str, Tensor], layers: dict[str, list[str]]) -> dict[str, Tensor]:
+    """Return what `pack_layers` stacked.
+
+    Raises:
+        KeyError, ValueError: tensors and names do not fit.
+    """
+    state: dict[str, Tensor] = {}
+    for key, names in layers.items():
+        part = key.split(".")[0]
+        state |= {f"{part}/{name}": tensor for name, tensor in zip(names, tensors[key], strict=True)}
+    return state

@@ -55,7 +55,7 @@ def test_every_key_of_a_part_is_a_field_of_its_config(group: str, name: str) -> 
         assert set(raw[part]) == {f.name for f in dataclasses.fields(_parts(group).load(part).Config)}
 
 
-@pytest.mark.parametrize(("group", "name"), FILES)
+@pytest.mark.parametrize(("group", "name"), [f for f in FILES if f[0] != "method" or f[1] in ("lora", "clora_xs")])
 @pytest.mark.parametrize("sign", ["", "+"])
 def test_every_misspelt_key_is_named_with_its_nearest_match(group: str, name: str, sign: str) -> None:
     for key in _keys(group, name):
@@ -101,7 +101,10 @@ def test_an_unknown_choice_lists_what_there_is(group: str, wrong: str, near: str
             "method.gate=scaler",
             "method.gate=scaler: must be one of none, scalar, per_rank, per_output. Did you mean 'scalar'?",
         ),
-        ("method.target_modules=query", "method.target_modules=query: must be a valid list"),
+        (
+            "method.target_modules=query",
+            "method.target_modules=query: must be a list of names, all-linear or attention",
+        ),
         ("trainer.learning_rate=0", "trainer.learning_rate=0: must be greater than 0"),
         ("trainer.learning_rate=-1e-3", "trainer.learning_rate=-0.001: must be greater than 0"),
         ("trainer.learning_rate=inf", "trainer.learning_rate=inf: must be a finite number"),

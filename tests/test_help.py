@@ -53,7 +53,9 @@ def test_a_run_and_what_is_hydras_are_left_alone(words: list[str]) -> None:
 
 
 def test_neither_imports_torch() -> None:
-    script = "import sys; from clora_exp.help import answer; answer(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys, run; from clora_exp.help import answer; answer(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    )
     for words in (["--help"], ["--cfg", "job"]):
         assert subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT).returncode == 0
 

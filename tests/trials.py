@@ -17,8 +17,9 @@ BYTES = ["accuracy_matrix.csv", "metrics.json", "predictions.csv.gz"]
 
 def forgets(settings: MethodConfig) -> bool:
     """Tell whether what answers a task goes on training after it."""
-    shares_adapters = settings.factors == "shared" and settings.basis == "learned"
-    return settings.trainable == "all" or (settings.trainable == "adapters" and shares_adapters)
+    shared = settings.factors == "shared" and settings.basis == "learned" and settings.factor_tasks != 1
+    routing_goes_on = settings.routing == "additive" and settings.inference_routing == "latest"
+    return settings.trainable == "all" or (settings.trainable == "adapters" and (shared or routing_goes_on))
 
 
 def quiet() -> Terminal:

@@ -1,26 +1,96 @@
-"""Which task a call answers. The index travels with the call in a context variable, so each thread has its own."""
+"""Which task a call answers. It travels with the call: as a context variable, which each thread has for itself, or,
+while torch.compile traces, as the traced value, so that the index is an input of the graph and no constant in it.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+A task is its index in the stream: an int, a tensor () where one compiled graph answers any task, or a tensor (n,) with
+one index a row of a mixed batch; or UNLEARNED.
+"""
 
-_task: ContextVar[int] = ContextVar("task")
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clora_exp.errors import ModelError
 
 
-@contextmanager
-def answering(task: int) -> Iterator[None]:
-    """Let the adapted layers called inside the block answer as task `task` (0-based index in the stream)."""
-    token = _task.set(task)
-    try:
-        yield
-    finally:
-        _task.reset(token)
+class Unlearned(Enum):
+    """What answers before a task has learned anything; only when asked for by this name."""
+
+    UNLEARNED = "unlearned"
 
 
-def active_task() -> int:
-    """Return the index that `answering` set.
+UNLEARNED = Unlearned.UNLEARNED
+Active = int | Tensor | Unlearned
+
+_task: ContextVar[Active] = ContextVar("task")
+
+
+class _Traced:
+    task: Active | None = None  # set and reset where `answering` is traced; nothing reads it when a graph runs
+
+
+class answering:  # noqa: N801  # used like a function; a generator could not be traced
+    """Let the adapted layers called inside the block answer as `task`.
+
+    A block is traced as a whole or not at all: what torch.compile should compile has it inside, see `compiled`.
+    """
+
+    def __init__(self, task: Active) -> None:
+        self._asked = task
+        self._token: Token[Active] | None = None
+        self._before: Active | None = None
+
+    def __enter__(self) -> None:
+        if torch.compiler.is_compiling():
+            self._before, _Traced.task = _Traced.task, self._asked
+        else:
+            self._token = _task.set(self._asked)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._token is None:  # entered while it was traced, even if a graph broke since
+            _Traced.task = self._before
+        else:
+            _task.reset(self._token)
+
+
+def active_task() -> Active:
+    """Return what `answering` set.
 
     Raises:
-        LookupError: an adapted layer was called outside `answering`: no task ever gets another's answer by default.
+        ModelError: an adapted layer was called outside `answering`: no task ever gets another's answer by default.
     """
-    return _task.get()
+    task = _Traced.task if torch.compiler.is_compiling() else _task.get(None)
+    if task is None:
+        raise ModelError("which task? call the model inside `with answering(task):`; compiled, with `compiled(model)`")
+    return task
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile `function` so that one graph answers any task of the surrounding `answering`; options: torch.compile's.
+
+    A task given as an int becomes a tensor, an input of the graph: switching among tasks compiles nothing anew.
+    """
+
+    def answer(task: Active, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        with answering(task):
+            return function(*arguments, **keywords)
+
+    fast = torch.compile(answer, **options)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        task = active_task()
+        return fast(torch.tensor(task) if isinstance(task, int) else task, arguments, keywords)
+
+    return call
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Return the contexts of a checkpointed call's forward and of its recomputation, which binds today's task.
+
+    For `context_fn` of torch.utils.checkpoint: the recomputation may run in another thread, or under another task.
+    """
+    return nullcontext(), answering(active_task())

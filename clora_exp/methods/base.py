@@ -4,6 +4,8 @@
 """
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clora_exp import discovery
-from clora_exp.adapters.active import answering
+from clora_exp.adapters.active import UNLEARNED, Active, Unlearned, answering
 from clora_exp.adapters.backbone import Adapters
-from clora_exp.config import ExperimentConfig
+from clora_exp.adapters.exported import Exported
+from clora_exp.config import ExperimentConfig, MethodConfig
+from clora_exp.errors import ModelError, unknown
+from clora_exp.models.backends import checkpoint_layers
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch
 from clora_exp.tasks.stream import Task, TaskStream
+
+log = logging.getLogger("clora_exp")
+
+SIMILARITY_EXAMPLES = 256  # of a task: their mean moves by a sixteenth of the examples' own spread
 
 
 class Strategy:
@@ -46,8 +55,8 @@ class Strategy:
         """Return a term to add that depends on the parameters alone."""
         return None
 
-    def route(self, batch: Batch) -> int | None:
-        """Return the index of the task whose adapters answer the batch; None: the batch's own."""
+    def route(self, batch: Batch) -> Active | None:
+        """Return the index of the task, or of each row's, whose adapters answer the batch; None: the batch's own."""
         return None
 
     def before_optimizer_step(self) -> None:
@@ -87,17 +96,39 @@ class Method:
         self.task_names = stream.names
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.method.head_learning_rate or config.trainer.head_learning_rate
-        self.model: TaskModel = discovery.model_kinds.load(config.model.kind).build(config.model, stream)
+        kind = discovery.model_kinds.load(config.model.kind)
+        self.model: TaskModel = kind.build(config.model, [len(task.labels) for task in stream], config.method.backend)
         self.adapters: Adapters | None = None
         if self.config.trainable == "adapters":
             self.adapters = Adapters(self.model.backbone, self.config, config.model.settings.target_modules)
         self.model.requires_grad_(False).to(device)
+        if config.trainer.gradient_checkpointing:
+            checkpoint_layers(self.model.backbone)
         self.model.eval()  # the backbone's own dropout stays off in training too; the adapters' is theirs to switch
+        self.means: dict[int, Tensor] = {}  # of a warm start's tasks, (d,)
         self.strategies = [_strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
 
     def slot(self, t: int) -> int:
         """Return the index under which the adapters keep task t."""
         return t if self.config.protocol == "sequence" else 0
+
+    def _answers(self, task: int) -> int | Unlearned:
+        """Return what answers a task in the adapters: its slot, or before the task has begun nothing learned."""
+        if not 0 <= task < len(self.task_names):
+            raise ModelError(f"task {task} is not in the stream; have: 0 to {len(self.task_names) - 1}")
+        slot = self.slot(task)
+        return slot if self.adapters is None or self.adapters.has(slot) else UNLEARNED
+
+    def indices(self, names: Sequence[str]) -> Tensor:
+        """Return each row's task, (n,), from its name: what a mixed batch is answered and trained by.
+
+        Raises:
+            ModelError: a name that is no task of the stream.
+        """
+        for name in names:
+            if name not in self.task_names:
+                raise ModelError(unknown("task", name, self.task_names))
+        return torch.tensor([self.task_names.index(name) for name in names])
 
     def heads_in_session(self, t: int) -> nn.ModuleList:
         """Return the heads that train in the session of task t."""
@@ -106,12 +137,36 @@ class Method:
     def before_task(self, t: int, task: Task) -> None:
         """Make what the method trains on the task trainable, and nothing else."""
         if self.adapters:
-            self.adapters.start_task(self.slot(t))
+            self.adapters.start_task(self.slot(t), self._warm_start(t, task))
         if self.config.trainable == "all":
             self.model.backbone.requires_grad_(True)
         self.heads_in_session(t).requires_grad_(True)
         for strategy in self.strategies:
             strategy.before_task(t, task)
+
+    def _warm_start(self, t: int, task: Task) -> int | None:
+        """Return the earlier task that task t starts from: the nearest by the cosine of the tasks' mean features.
+
+        The features are the frozen backbone's, of training examples spread evenly; what they are of each task is kept.
+        """
+        if self.config.warm_start == "none" or self.config.protocol != "sequence":
+            return None
+        split = self.model.encode(t, task, "train")
+        count = min(SIMILARITY_EXAMPLES, len(split))
+        rows = [i * len(split) // count for i in range(count)]  # a source may be sorted by class
+        device = next(self.model.parameters()).device
+        total = torch.zeros(())
+        with torch.no_grad(), answering(UNLEARNED):  # without factors that all tasks share: the backbone itself
+            for start in range(0, len(rows), 32):
+                inputs = split[rows[start : start + 32]].inputs
+                total = total + self.model.features({k: v.to(device) for k, v in inputs.items()}).sum(0).cpu()
+        self.means[t] = total / len(rows)
+        similarity = {j: float(F.cosine_similarity(self.means[t], self.means[j], dim=0)) for j in range(t)}
+        if not similarity:
+            return None
+        nearest = max(similarity, key=lambda j: similarity[j])
+        log.info("%s starts from %s, cosine %.3f", task.name, self.task_names[nearest], similarity[nearest])
+        return nearest
 
     def parameter_groups(self, t: int) -> list[dict[str, Any]]:
         """Return the optimiser groups of task t; "lr" defaults to the method's, "optimizer" names what moves it."""
@@ -125,9 +180,19 @@ class Method:
         return [{"lr": self.learning_rate, **group} for group in groups]
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return logits (n, c) over the labels of the batch's task."""
+        """Return logits (n, c) over the labels of the batch's task; −inf beyond a row's own in a mixed batch."""
         routes = [route for strategy in self.strategies if (route := strategy.route(batch)) is not None]
-        with answering(routes[0] if routes else self.slot(batch.task)):
+        answer: Active
+        if routes:
+            answer = routes[0]
+        elif isinstance(batch.task, Tensor):
+            answer = batch.task * (self.config.protocol == "sequence")
+            if self.adapters and not torch.compiler.is_compiling():
+                self.adapters.check(answer)
+        else:
+            assert isinstance(batch.task, int)
+            answer = self._answers(batch.task)
+        with answering(answer):
             return self.model(batch)
 
     def training_loss(self, batch: Batch) -> Tensor:
@@ -153,11 +218,24 @@ class Method:
         if self.adapters:
             self.adapters.finish_task()
         self.model.requires_grad_(False)
+        self.model.heads.refresh()
 
     def state_of(self, t: int) -> dict[str, Tensor]:
         """Return what answers task t: "head.weight", "head.bias" and the adapters' "<part>/<module>"."""
         head = {f"head.{name}": value for name, value in self.model.heads[t].state_dict().items()}
-        return head | (self.adapters.state_of(self.slot(t)) if self.adapters else {})
+        return head | (self.adapters.state_of(self._answers(t)) if self.adapters else {})
+
+    def exported(self, t: int, task: Task, base: str) -> Exported:
+        """Return what answers task t for other software; `base` is what the base model is called.
+
+        Raises:
+            ModelError: it is no low-rank update of the backbone, with the reason.
+        """
+        if reason := not_exportable(self.config):
+            raise ModelError(reason)
+        assert self.adapters is not None
+        of = {"task": task.name, "base": base, "description": task.description, "labels": tuple(task.labels)}
+        return self.model.exported(self.adapters, self.slot(t), self.model.heads[t], of)
 
     def backbone_weights(self) -> dict[str, Tensor]:
         """Return the weights of a backbone that trains, by name; empty where it is frozen."""
@@ -195,6 +273,7 @@ class Method:
             "heads": self.model.heads.state_dict(),
             "backbone": self.backbone_weights(),
             "adapters": self.adapters.state_dict() if self.adapters else {},
+            "means": {str(t): mean for t, mean in self.means.items()},
             "strategies": {
                 name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)
             },
@@ -203,12 +282,24 @@ class Method:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.model.heads.load_state_dict(state["heads"])
+        self.model.heads.refresh()
         if state["backbone"]:
             self.model.backbone.load_state_dict(state["backbone"])
         if self.adapters:
             self.adapters.load_state_dict(state["adapters"])
+        self.means = {int(t): mean for t, mean in state["means"].items()}
         for name, strategy in zip(self.config.strategies, self.strategies, strict=True):
             strategy.load_state_dict(state["strategies"][name])
+
+
+def not_exportable(config: MethodConfig) -> str | None:
+    """Return why what a method learns is no low-rank update of the backbone; None where it is one."""
+    if config.trainable != "adapters":
+        return f"method.trainable={config.trainable}: there is no adapter to export"
+    for name in config.strategies:
+        if _strategy_class(name).route is not Strategy.route:
+            return f"method.{name} chooses what answers by the input; one low-rank update cannot express that"
+    return None
 
 
 def _whole_backbone(backbone: nn.Module) -> list[dict[str, Any]]:

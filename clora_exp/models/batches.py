@@ -1,6 +1,6 @@
 """Encoded examples and how they become batches: ragged token ids, grouped by length, padded to the batch's longest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from clora_exp.adapters.active import Active
+
 
 @dataclass
 class Batch:
-    """Examples of one task: `inputs` as the model's forward takes them, labels (n,), the task's index t."""
+    """Examples of one task, or of one each: `inputs` as the model's forward takes them, labels (n,), tasks' indices."""
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    task: int
-    rows: Tensor  # (n,): which examples of the split these are
+    task: Active  # t, or (n,) in a mixed batch
+    rows: Tensor  # (n,): which examples of their split these are
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,12 @@ class EncodedSplit(Dataset[Batch]):
 
     def __getitem__(self, rows: list[int]) -> Batch:
         """Return the examples `rows`, padded to the longest of them."""
-        lengths = self.lengths[rows]
-        ids = np.full((len(rows), lengths.max()), self.pad_token_id, dtype=np.int64)
-        mask = np.arange(ids.shape[1]) < lengths[:, None]
-        ids[mask] = np.concatenate([self.token_ids[self.starts[r] : self.starts[r + 1]] for r in rows])
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        inputs = _padded([self.tokens(row) for row in rows], self.pad_token_id)
         return Batch(inputs, torch.from_numpy(self.labels[rows]), self.task, torch.tensor(rows))
+
+    def tokens(self, row: int) -> np.ndarray:
+        """Return the token ids of one example, (l,)."""
+        return self.token_ids[self.starts[row] : self.starts[row + 1]]
 
     def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
         """Return batches in a fresh order each epoch: shuffled, and of similar length within each."""
@@ -68,6 +70,23 @@ class EncodedSplit(Dataset[Batch]):
         order = np.argsort(-self.lengths, kind="stable")
         batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
         return DataLoader(self, batch_size=None, sampler=batches)
+
+
+def mixed_batch(splits: Sequence[EncodedSplit], which: Sequence[tuple[int, int]]) -> Batch:
+    """Return the examples (split, row) as one batch, each with its own task."""
+    inputs = _padded([splits[i].tokens(row) for i, row in which], splits[0].pad_token_id)
+    labels = torch.tensor([int(splits[i].labels[row]) for i, row in which])
+    tasks = torch.tensor([splits[i].task for i, _ in which])
+    return Batch(inputs, labels, tasks, torch.tensor([row for _, row in which]))
+
+
+def _padded(texts: list[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
+    """Return token ids and mask, (n, l), padded to the longest."""
+    lengths = np.array([len(text) for text in texts])
+    ids = np.full((len(texts), lengths.max()), pad_token_id, dtype=np.int64)
+    mask = np.arange(ids.shape[1]) < lengths[:, None]
+    ids[mask] = np.concatenate(texts)
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
 @dataclass(frozen=True)

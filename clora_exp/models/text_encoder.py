@@ -1,24 +1,27 @@
 """A text encoder (BERT and its like) with one linear head a task: texts → logits over the task's labels."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
-from clora_exp.config import STRICT, Count, ModelConfig
+from clora_exp.adapters.exported import Classifier
+from clora_exp.config import STRICT, Count, ModelConfig, Targets
 from clora_exp.errors import ModelError
+from clora_exp.models.backends import load_backbone
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
+from clora_exp.models.heads import Heads
 from clora_exp.models.weights import sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
-from clora_exp.tasks.stream import Task, TaskStream
+from clora_exp.tasks.stream import Task
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -30,28 +33,26 @@ class Config:
     __pydantic_config__ = STRICT
     max_length: Count = 48  # tokens; longer texts are cut. Measured: experiments/token_length.py
     pooling: Literal["mean", "pooler"] = "mean"  # mean over the mask, or the model's pooler on the first token
-    target_modules: list[str] = field(
-        default_factory=lambda: ["query", "key", "value", "intermediate.dense", "output.dense"]
-    )  # adapted unless the method says: every linear layer of an encoder block; not the pooler's
+    target_modules: Targets = None  # adapted unless the method says otherwise; null: attention
 
 
 class TextEncoder(TaskModel):
-    """Backbone and heads; `forward` answers a batch of one task with that task's head.
+    """Backbone and heads; `forward` answers each row of a batch with its task's head.
 
     Shapes: n examples, l tokens, d hidden size, c labels of the task.
     """
 
-    def __init__(self, backbone: Any, tokenizer: Any, folder: Path, config: Config, stream: TaskStream) -> None:
+    def __init__(self, backbone: Any, tokenizer: Any, folder: Path, config: Config, num_labels: list[int]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleList(nn.Linear(backbone.config.hidden_size, len(task.labels)) for task in stream)
+        self.heads = Heads(nn.Linear(backbone.config.hidden_size, c) for c in num_labels)
         self.config = config
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._tokenizer_sha256 = sha256(folder, *TOKENIZER)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (n, c)."""
-        return self.heads[batch.task](self.features(batch.inputs))
+        return self.heads(self.features(batch.inputs), batch.task)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return one vector an example, (n, d)."""
@@ -61,28 +62,50 @@ class TextEncoder(TaskModel):
         mask_nl1 = inputs["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)
         return (output.last_hidden_state * mask_nl1).sum(1) / mask_nl1.sum(1)
 
-    def loading_code(self) -> str:
-        """Return Python that answers `texts` from an exported adapter with PEFT and transformers alone."""
-        mean = """mask = inputs["attention_mask"].unsqueeze(-1)
-    features = (output.last_hidden_state * mask).sum(1) / mask.sum(1)"""
-        features = "features = output.pooler_output" if self.config.pooling == "pooler" else mean
-        return f"""import json
-import torch
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+    def inputs_of(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return token ids and mask, (n, l) each."""
+        return dict(
+            self.tokenizer(
+                list(texts), truncation=True, max_length=self.config.max_length, padding=True, return_tensors="pt"
+            )
+        )
 
-backbone = AutoModel.from_pretrained(BASE, dtype=torch.float32)
-model = PeftModel.from_pretrained(backbone, HERE).eval()
-tokenizer = AutoTokenizer.from_pretrained(BASE)
-head, labels = load_file(f"{{HERE}}/head.safetensors"), json.load(open(f"{{HERE}}/labels.json"))
+    @property
+    def classifier(self) -> Classifier | None:
+        """BERT's own classifier reads the pooler, as a head does here with pooling=pooler; its dropout is off."""
+        is_bert = self.backbone.config.model_type == "bert"
+        return Classifier("bert.", "classifier") if is_bert and self.config.pooling == "pooler" else None
 
-inputs = tokenizer(texts, truncation=True, max_length={self.config.max_length}, padding=True, return_tensors="pt")
-with torch.no_grad():
-    output = model(**inputs)
-    {features}
-    logits = features @ head["weight"].T + head["bias"]
-predicted = [labels[i] for i in logits.argmax(-1)]"""
+    def loading_code(self, is_merged: bool = False) -> str:
+        """Return Python that answers `texts` from an exported task with PEFT and transformers alone."""
+        kind = "AutoModelForSequenceClassification" if self.classifier else "AutoModel"
+        imports = ["import json", "import torch"]
+        imports += [] if is_merged else ["from peft import PeftModel"]
+        imports += [] if self.classifier else ["from safetensors.torch import load_file"]
+        imports += [f"from transformers import {kind}, AutoTokenizer", ""]
+        labels = 'labels = json.load(open(f"{HERE}/labels.json"))'
+        fresh = ", num_labels=len(labels)" if self.classifier and not is_merged else ""
+        base = "HERE" if is_merged else "BASE"
+        lines = [
+            labels,
+            f"model = {kind}.from_pretrained({base}, dtype=torch.float32{fresh}).eval()",
+            *([] if is_merged else ["model = PeftModel.from_pretrained(model, HERE).eval()"]),
+            f"tokenizer = AutoTokenizer.from_pretrained({base})",
+            *([] if self.classifier else ['head = load_file(f"{HERE}/head.safetensors")']),
+            "",
+            f"inputs = tokenizer(texts, truncation=True, max_length={self.config.max_length}, padding=True, "
+            'return_tensors="pt")',
+            "with torch.no_grad():",
+            "    output = model(**inputs)",
+        ]
+        mean = [
+            '    mask = inputs["attention_mask"].unsqueeze(-1)',
+            "    features = (output.last_hidden_state * mask).sum(1) / mask.sum(1)",
+        ]
+        pooled = ["    features = output.pooler_output"] if self.config.pooling == "pooler" else mean
+        apart = [*pooled, '    logits = features @ head["weight"].T + head["bias"]']
+        lines += ["    logits = output.logits"] if self.classifier else apart
+        return "\n".join([*imports, *lines, "predicted = [labels[i] for i in logits.argmax(-1)]"])
 
     def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
         """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split and length."""
@@ -99,10 +122,10 @@ predicted = [labels[i] for i in logits.argmax(-1)]"""
             store(path, save_arrays({"token_ids": token_ids, "starts": starts}))
         index = {label: i for i, label in enumerate(task.labels)}
         labels = np.array([index[example.label] for example in task.split(split)], dtype=np.int64)
-        return EncodedSplit(token_ids, starts, labels, t, self._tokenizer.pad_token_id)
+        return EncodedSplit(token_ids, starts, labels, t, self.tokenizer.pad_token_id)
 
     def _tokenise(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        encoded = self._tokenizer(texts, truncation=True, max_length=self.config.max_length)["input_ids"]
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.config.max_length)["input_ids"]
         starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded]), starts
 
@@ -116,8 +139,8 @@ def identity(config: ModelConfig) -> str:
     return sha256(weights_folder(config), "*.safetensors", "config.json", *TOKENIZER)
 
 
-def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
-    """Load the backbone, frozen and in evaluation mode, and give it a head a task.
+def build(config: ModelConfig, num_labels: list[int], backend: str = "peft") -> TextEncoder:
+    """Load the backbone, frozen and in evaluation mode, and give it a head a task, of so many labels each.
 
     Draws the heads from torch's global generator; the caller seeds it.
 
@@ -126,18 +149,15 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
     """
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     settings: Config = config.settings
     folder = weights_folder(config)
     try:
-        backbone, info = transformers.AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        backbone, missing = load_backbone(folder, backend, settings.max_length)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model={config.name}: {folder} does not load: {reason[0]}") from error
-    needed = [name for name in info["missing_keys"] if settings.pooling == "pooler" or "pooler" not in name]
+    needed = [name for name in missing if settings.pooling == "pooler" or "pooler" not in name]
     if needed:
         raise ModelError(
             f"model={config.name}: {folder} has no weights for {sorted(needed)[0]} ({len(needed)} missing)"
@@ -150,4 +170,4 @@ def build(config: ModelConfig, stream: TaskStream) -> TextEncoder:
             f"model.text_encoder.max_length={settings.max_length}: {config.name} has {positions} positions"
         )
     backbone.requires_grad_(False)
-    return TextEncoder(backbone, tokenizer, folder, settings, stream)
+    return TextEncoder(backbone, tokenizer, folder, settings, num_labels)

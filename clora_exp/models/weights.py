@@ -1,6 +1,7 @@
-"""Where the offline weights of a backbone come from: a local folder, or the files of an installed package."""
+"""Where the offline weights of a backbone come from, and whether they can be had and adapted. Imports no torch."""
 
 import hashlib
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -57,8 +58,28 @@ def check_layers(config: ExperimentConfig) -> None:
         if name.endswith(".weight") and len(shape) == 2 and "embed" not in name.split(".")[-2]
     }
     if config.method.trainable == "adapters":
-        targets = config.method.target_modules or config.model.settings.target_modules
+        targets = config.method.target_modules or config.model.settings.target_modules or "attention"
         check_targets(linear, targets, config.method)
+
+
+def check_backend(backend: str) -> None:
+    """Look whether the backend can be had here; import Unsloth, which wants to come before transformers.
+
+    Raises:
+        ModelError: it cannot, with what is missing and what to install.
+    """
+    if backend != "unsloth":
+        return
+    import torch
+
+    missing = [] if importlib.util.find_spec("unsloth") else ["the package unsloth"]
+    missing += [] if torch.cuda.is_available() else ["a CUDA GPU"]
+    if missing:
+        raise ModelError(
+            f"method.backend=unsloth: there is no {' and no '.join(m.split(' ', 1)[1] for m in missing)} here. On a "
+            "machine with a CUDA GPU run: pip install unsloth. Without one use method.backend=peft"
+        )
+    importlib.import_module("unsloth")
 
 
 def sha256(folder: Path, *patterns: str) -> str:

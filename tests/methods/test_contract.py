@@ -3,13 +3,18 @@
 Whole runs, of joint and single too, are in test_contract_of_runs.py.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from trials import IN_TURN, forgets, quiet
 
+from clora_exp.errors import ModelError
 from clora_exp.loop import evaluate
 from clora_exp.methods.base import Method
+from clora_exp.models.batches import mixed_batch
 from clora_exp.session import fit, predict, seed_everything
 from clora_exp.tasks.stream import load_stream
 
@@ -122,3 +127,58 @@ def test_bf16_autocast_trains(run: Run, tiny) -> None:
     mixed = Run(tiny(f"method={run.config.method.name}", "trainer.precision=bf16-mixed"))
     mixed.learn(0)
     assert all(np.isfinite(s.loss) for s in mixed.learn(1))
+
+
+def test_a_mixed_batch_is_answered_and_trained_as_its_rows_one_by_one(run: Run) -> None:
+    run.learn(0)
+    run.learn(1)
+    run.method.before_task(2, run.stream.tasks[2])
+    run.method.model.eval()  # dropout would draw otherwise for a batch than for its rows
+    which = [(2, 0), (0, 3), (1, 5), (2, 7), (0, 1), (1, 2)]
+    batch = mixed_batch(run.test, which)
+    trained = [p for p in run.method.model.parameters() if p.requires_grad]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained:  # away from the start, where B is zero
+            parameter += 0.1 * torch.randn(parameter.shape)
+    mixed = run.method.logits(batch)
+    rows = [run.test[i][[row]] for i, row in which]
+    one_by_one = [run.method.logits(row) for row in rows]
+    torch.testing.assert_close(mixed, torch.cat(one_by_one), rtol=0, atol=1e-5)
+    losses = [cross_entropy(logits, row.labels) for logits, row in zip(one_by_one, rows, strict=True)]
+    expected = torch.autograd.grad(torch.stack(losses).mean(), trained, allow_unused=True)  # the pooler is not used
+    found = torch.autograd.grad(cross_entropy(mixed, batch.labels), trained, allow_unused=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_each_row_of_a_mixed_batch_is_named_by_its_task(run: Run) -> None:
+    assert run.method.indices(["third", "first", "third"]).tolist() == [2, 0, 2]
+    with pytest.raises(ModelError, match=r"unknown task 'frist'; have: first, second, third\. Did you mean 'first'"):
+        run.method.indices(["third", "frist"])
+
+
+@pytest.mark.parametrize("task", [3, -1, -2])
+def test_a_task_that_is_not_in_the_stream_is_an_error_and_not_the_base_model(run: Run, task: int) -> None:
+    run.learn(0)
+    batch = run.test[0][[0, 1]]
+    for wrong in (task, torch.tensor([0, task])):
+        batch.task = wrong
+        with pytest.raises((ModelError, IndexError)):
+            run.method.logits(batch)
+
+
+def test_threads_with_interleaved_tasks_get_the_sequential_answers(run: Run) -> None:
+    run.learn(0)
+    run.learn(1)
+    batches = [run.test[0][[0, 1]], run.test[1][[2, 3]], mixed_batch(run.test, [(1, 0), (0, 2)]), run.test[2][[4, 5]]]
+    with torch.inference_mode():
+        expected = [run.method.logits(batch) for batch in batches]
+
+    def ask(i: int) -> bool:
+        with torch.inference_mode():
+            return torch.equal(run.method.logits(batches[i]), expected[i])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, [i for _ in range(20) for i in (0, 1, 2, 3)]))

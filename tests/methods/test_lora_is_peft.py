@@ -49,21 +49,30 @@ def bare_loop(folder, config, stream, batches_of) -> tuple[dict[str, torch.Tenso
     return state, losses
 
 
-def test_lora_equals_peft_in_a_bare_loop_seed_for_seed(tiny, tiny_bert) -> None:
-    rates = ["method.learning_rate=1e-3", "method.head_learning_rate=1e-2"]
-    config = tiny("method=lora", "trainer.epochs=3", *rates)
+@pytest.mark.parametrize(("name", "num_tasks"), [("lora", 3), ("clora", 1)])
+def test_lora_and_the_first_task_of_clora_are_peft_in_a_bare_loop_seed_for_seed(
+    tiny, tiny_bert, name: str, num_tasks: int
+) -> None:
+    """With its routing held at the identity C-LoRA's first task is a plain LoRA, step by step."""
+    rates = ["learning_rate=1e-3", "factor_learning_rate=1e-3", "head_learning_rate=1e-2"]
+    tasks = f"tasks.words.names=[{','.join(['first', 'second', 'third'][:num_tasks])}]"
+    config = tiny(f"method={name}", "trainer.epochs=3", tasks, *(f"method.{rate}" for rate in rates))
     stream = load_stream(config.tasks, config.data_seed)
+    assert len(stream) == num_tasks
     seed_everything(config.seed)
     method = Method(config, stream)
     losses = []
     for t, task in enumerate(stream):
         seed = seed_everything(config.seed, t + 1)
         method.before_task(t, task)
+        for layer in method.adapters.layers.values():
+            if name == "clora":
+                layer.part("routing").requires_grad_(False)
         losses += [s.loss for s in fit(method, method.model.encode(t, task, "train"), task.name, config.trainer, seed)]
         method.after_task(t, task)
     state, reference = bare_loop(tiny_bert, config, stream, lambda t, task: method.model.encode(t, task, "train"))
     assert losses == pytest.approx(reference, abs=1e-6)
-    ours = {n: p for n, p in method.model.backbone.named_parameters() if "lora_" in n}
+    ours = {n: p for n, p in method.model.backbone.named_parameters() if "lora_A" in n or "lora_B" in n}
     assert ours.keys() == state.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)

@@ -1,0 +1,282 @@
+"""The parts of one adapted linear layer, for every setting of the family: what is shared, and what a task owns.
+
+             x (…, in)
+        ┌────┴─────┐
+        │          │ A (r, in)    shared · one a task · from the SVD of W0
+    W0, b frozen   │ R (r, r)     identity · R_old + R_δ · one a task
+        │          │ g · s        gate sigmoid(γ) and scale, alpha / r at the start
+        │          │ B (out, r)   as A
+        └────(+)───┘
+             y = W0 x + b + g · s · B R A x
+
+Where parts live: the *workspace* holds the parameters of the task in training (PEFT's `lora_A`, `lora_B`, and
+`lora_routing`, `lora_gate`, `lora_scale`); a part that each task owns is copied into a frozen *stack* (T, …) when its
+task ends, so that nothing can move it, weight decay included. Which task answers is in `active.py`, never in here: an
+index picks a row of each stack, so switching copies nothing; an index a row of the batch gathers one a row, and the
+shared parts are still applied once.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from clora_exp.adapters.active import UNLEARNED, Active
+from clora_exp.adapters.penalty import orthogonality
+from clora_exp.config import MethodConfig
+from clora_exp.errors import ModelError
+
+NAME = "default"  # PEFT's adapter name; one PEFT adapter holds all tasks
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What answers a task: A (r, in), B (out, r), routing (r, r) or None, gate logit γ or None, scale.
+
+    In a mixed batch of n rows, what the tasks own has a first dimension n.
+    """
+
+    A: Tensor
+    B: Tensor
+    R: Tensor | None  # R_δ where R_old is there, else the whole routing
+    R_old: Tensor | None
+    gate: Tensor | None
+    scale: Tensor | float
+
+
+class FamilyLayer(nn.Module):
+    """What all backends have in common. One sets, as PEFT's LoRA layer does, the fields below, then calls `set_up`."""
+
+    base_layer: Any  # nn.Linear or Conv1D
+    in_features: int
+    out_features: int
+    lora_A: nn.ModuleDict  # noqa: N815  # {NAME: nn.Linear (r, in)}
+    lora_B: nn.ModuleDict  # noqa: N815  # {NAME: nn.Linear (out, r)}
+    lora_dropout: nn.ModuleDict
+    r: dict[str, int]
+    scaling: dict[str, float]  # alpha / r
+    adapter_layer_names: tuple[str, ...]
+    parts: tuple[str, ...]  # which parts this setting has, of A, B, routing, gate, scale
+    owned: tuple[str, ...]  # those that each task has for itself
+    lora_routing_old: Tensor  # R_old (r, r), where routing is additive
+
+    def set_up(self, settings: MethodConfig) -> None:
+        """Add routing, gate, scale and the stacks of what a task owns."""
+        self.settings = settings
+        self.task: int | None = None  # in the workspace
+        self.num_ended = 0  # tasks
+        r, like = self.rank, self.part("A").detach()
+        parts: dict[str, Tensor] = {}
+        if settings.routing != "none":
+            parts["routing"] = like.new_zeros(r, r)
+        if settings.gate != "none":
+            shape = {"scalar": (), "per_rank": (r,), "per_output": (self.out_features,)}[settings.gate]
+            parts["gate"] = like.new_zeros(shape)
+        if settings.scale == "learned":
+            parts["scale"] = like.new_zeros(())
+        for part, value in parts.items():
+            setattr(self, f"lora_{part}", nn.ParameterDict({NAME: nn.Parameter(value)}))
+        if settings.routing == "additive":
+            self.register_buffer("lora_routing_old", like.new_zeros(r, r))
+        if settings.basis == "svd":
+            self._use_svd_basis()
+        self.adapter_layer_names = (*type(self).adapter_layer_names, *(f"lora_{part}" for part in parts))
+        self.parts = ("A", "B", *parts)
+        self.owned = self._owned_parts()
+        for part in self.owned:
+            like_part = self.lora_routing_old if part == "snapshot" else self.part(part)
+            self.register_buffer(f"lora_stack_{part}", like_part.detach()[None][:0].clone())
+
+    def reset_factors(self) -> None:
+        """Draw A anew, Kaiming-uniform, and set B to zero, as LoRA starts."""
+        nn.init.kaiming_uniform_(self.part("A"), a=math.sqrt(5))
+        nn.init.zeros_(self.part("B"))
+
+    @property
+    def rank(self) -> int:
+        """r of this layer: the setting's, or what its rank pattern gives it."""
+        return self.r[NAME]
+
+    @property
+    def start_factor(self) -> float:
+        """g · s as a task begins."""
+        return self.scaling[NAME] * (1.0 if self.settings.gate == "none" else self.settings.gate_start)
+
+    def _owned_parts(self) -> tuple[str, ...]:
+        """Return which parts are a task's own; the others are shared by all tasks."""
+        s = self.settings
+        owned = {
+            "A": s.factors == "per_task",
+            "B": s.factors == "per_task",
+            "routing": s.routing == "per_task",
+            "gate": s.gate != "none",
+            "scale": s.scale == "learned",
+            "snapshot": s.inference_routing == "snapshot",
+        }
+        return tuple(part for part, is_owned in owned.items() if is_owned)
+
+    def part(self, part: str) -> nn.Parameter:
+        """Return a part's parameter in the workspace."""
+        if part in ("A", "B"):
+            return getattr(self, f"lora_{part}")[NAME].weight
+        return getattr(self, f"lora_{part}")[NAME]
+
+    @torch.no_grad()
+    def _use_svd_basis(self) -> None:
+        """Set B = U_r Σ_r^½ and A = Σ_r^½ V_rᵀ of W0 = U Σ Vᵀ (Bałazy et al. 2024, arXiv 2405.17604, frozen factors).
+
+        Differs: Σ is halved between the factors, so both have the same size; each singular pair's sign is fixed by its
+        largest entry in U being positive, since R is written in these coordinates.
+        """
+        base = self.base_layer
+        weight = base.weight.T if isinstance(base, Conv1D) else base.weight
+        U, S, Vh = torch.linalg.svd(weight.to(torch.float64), full_matrices=False)
+        r = self.rank
+        U, S, Vh = U[:, :r], S[:r].sqrt(), Vh[:r]
+        sign = U.gather(0, U.abs().argmax(0, keepdim=True)).sign()
+        self.part("B").copy_(U * sign * S)
+        self.part("A").copy_(S[:, None] * Vh * sign.T)
+
+    @torch.no_grad()
+    def start_task(self, t: int, like: int | None = None) -> None:
+        """Prepare the workspace for task t, the next: draw what is fresh, and choose what trains.
+
+        First task of `clora`: R_old = 0, R_δ = I, B = 0, so it is plain LoRA with a trainable routing. Later tasks
+        start R_δ from normal(0, routing_std). Where nothing is shared, or what is shared is fixed, the update starts at
+        zero; a task's own R on factors that all tasks train starts at I, that is from what they are. With `like` every
+        part that a task owns starts as that earlier task ended.
+
+        Raises:
+            ModelError: tasks begin in order, each when the one before has ended.
+        """
+        if t != self.num_ended or self.task not in (None, t):
+            raise ModelError(f"task {t} cannot begin: {self.num_ended} tasks have ended, {self.task} is in training")
+        s = self.settings
+        self.task = t
+        factors_train = self._factors_train(t)
+        if s.factors == "per_task" and t > 0:
+            self.reset_factors()
+        if s.routing == "additive":
+            R_delta = self.part("routing")
+            nn.init.eye_(R_delta) if t == 0 else R_delta.normal_(0.0, s.routing_std)
+        elif s.routing == "per_task":  # zero is no update on fixed factors; R = I lets others learn
+            R = self.part("routing")
+            nn.init.eye_(R) if factors_train else nn.init.zeros_(R)
+        if s.gate != "none":
+            self.part("gate").fill_(math.log(s.gate_start / (1 - s.gate_start)))
+        if s.scale == "learned":
+            self.part("scale").fill_(self.scaling[NAME])
+        if like is not None:
+            for part in self.owned:
+                if part != "snapshot":
+                    self.part(part).copy_(self.stack(part)[like])
+        for part in self.parts:
+            self.part(part).requires_grad_(factors_train if part in ("A", "B") else True)
+
+    def _factors_train(self, t: int) -> bool:
+        s = self.settings
+        return s.basis == "learned" and (s.factors == "per_task" or s.factor_tasks is None or t < s.factor_tasks)
+
+    @torch.no_grad()
+    def finish_task(self) -> None:
+        """Fold R_δ into R_old, and write what the task owns into the stack."""
+        if self.settings.routing == "additive":
+            self.lora_routing_old += self.part("routing")
+            self.part("routing").zero_()
+        for part in self.owned:
+            value = self.lora_routing_old if part == "snapshot" else self.part(part)
+            setattr(self, f"lora_stack_{part}", torch.cat([self.stack(part), value.detach()[None]]))
+        self.num_ended, self.task = self.num_ended + 1, None
+
+    def stack(self, part: str) -> Tensor:
+        """Return an owned part of all ended tasks, (T, …)."""
+        return getattr(self, f"lora_stack_{part}")
+
+    def parts_of(self, task: Active) -> Parts | None:
+        """Return what answers a task: the workspace while it trains, its row of the stacks once it has ended.
+
+        Of `UNLEARNED`, where the update starts at zero, None: the layer is then the base layer. Else the shared factors
+        as they are now, with the gate and scale last in training.
+
+        Raises:
+            ModelError: a task that has neither ended nor is in training. Of a tensor of indices (`Adapters.check` looks
+                at all of it) IndexError, and only where tasks own something.
+        """
+        owned = self.owned
+        if task is UNLEARNED:
+            if "B" in owned or "routing" in owned:
+                return None
+            owned = ()
+        elif isinstance(task, int) and task != self.task and not 0 <= task < self.num_ended:
+            raise ModelError(not_learned(task, self.num_ended))
+        values = {part: self._pick(part, task) if part in owned else self.part(part) for part in self.parts}
+        R: Tensor | None = values.get("routing")
+        R_old: Tensor | None = None
+        if self.settings.routing == "additive":
+            R_old = self.lora_routing_old
+            if "snapshot" in owned and R is not None and not (isinstance(task, int) and task == self.task):
+                R, R_old = self._as_snapshot(task, R, R_old)
+        return Parts(values["A"], values["B"], R, R_old, values.get("gate"), values.get("scale", self.scaling[NAME]))
+
+    def _pick(self, part: str, task: Active) -> Tensor:
+        """Return an owned part of the task, or of each row's task, (n, …)."""
+        assert task is not UNLEARNED
+        stack = self.stack(part)
+        if isinstance(task, int):
+            return self.part(part) if task == self.task else stack[task]
+        tasks = task.reshape(-1)
+        if self.task is None:
+            rows = stack.index_select(0, tasks)
+        else:
+            workspace = self.part(part)[None]
+            is_ours = tasks == self.task
+            old = (stack if len(stack) else workspace).index_select(0, tasks.masked_fill(is_ours, 0))
+            rows = torch.where(_over(workspace, is_ours), workspace, old)
+        return rows if task.ndim else rows[0]
+
+    def _as_snapshot(self, task: Active, R_delta: Tensor, R_old: Tensor) -> tuple[Tensor, Tensor]:
+        """Return R_δ and R_old of tasks that have ended as they were then, of the task in training as they are."""
+        assert task is not UNLEARNED
+        stack = self.stack("snapshot")
+        if isinstance(task, int):
+            return torch.zeros_like(R_delta), stack[task]
+        tasks = task.reshape(-1)
+        is_ours = tasks == (-1 if self.task is None else self.task)
+        old = (stack if len(stack) else R_old[None]).index_select(0, tasks.masked_fill(is_ours, 0))
+        is_ours = _over(old, is_ours)
+        rows = torch.where(is_ours, R_delta, 0.0), torch.where(is_ours, R_old, old)
+        return rows if task.ndim else (rows[0][0], rows[1][0])
+
+    @torch.no_grad()
+    def as_lora(self, t: int) -> tuple[Tensor, Tensor]:
+        """Return what answers task t as one vanilla LoRA pair of scale 1: A' = A (r, in), B' = g · s · B R (out, r).
+
+        With a gate over r, B' = s · B diag(g) R. In double precision, for the caller to round once.
+        """
+        parts = self.parts_of(t)
+        assert parts is not None
+        B = parts.B.double() * parts.scale
+        if parts.gate is not None:
+            gate = torch.sigmoid(parts.gate.double())
+            B = B * (gate[:, None] if self.settings.gate == "per_output" else gate)  # over r: columns of B
+        if parts.R is not None:
+            B = B @ (parts.R.double() if parts.R_old is None else parts.R_old.double() + parts.R.double())
+        return parts.A.double(), B
+
+    def penalty(self) -> Tensor:
+        """Return P(R_δ) of this layer, see `penalty.py`."""
+        A, B = self.part("A"), self.part("B")
+        return orthogonality(self.settings.orthogonality, A, B, self.lora_routing_old, self.part("routing"))
+
+
+def not_learned(task: int, num_ended: int) -> str:
+    """Return the words for a task that is not there."""
+    return f"task {task} has not been learned; {num_ended} tasks have, from 0 on"
+
+
+def _over(rows: Tensor, chosen: Tensor) -> Tensor:
+    """Return chosen (n,) with the dimensions of rows (n, …)."""
+    return chosen.view(-1, *[1] * (rows.ndim - 1))

@@ -1,0 +1,93 @@
+"""A learned task back from a run's folder: model, adapters and head, as they answered when it had just been learned."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from clora_exp import discovery
+from clora_exp.adapters.active import answering
+from clora_exp.adapters.backbone import Adapters
+from clora_exp.adapters.exported import Exported
+from clora_exp.compose import SECTIONS
+from clora_exp.config import ExperimentConfig, structure
+from clora_exp.errors import ModelError, RunError, unknown
+from clora_exp.methods.base import not_exportable
+from clora_exp.models.base import TaskModel
+from clora_exp.states import read_state, unpack_layers
+
+
+@dataclass(frozen=True)
+class SavedTask:
+    """One task, alone on its backbone: slot 0 of the adapters, the model's only head."""
+
+    config: ExperimentConfig
+    manifest: dict[str, Any]  # adapter.json
+    model: TaskModel
+    adapters: Adapters
+
+    def probe(self) -> list[str]:
+        """Return texts to compare answers on: the task's description and its label names."""
+        return [self.manifest["description"] or self.manifest["task"], *self.manifest["labels"]][:16]
+
+    def logits(self, texts: list[str]) -> Tensor:
+        """Return the task's logits, (n, c)."""
+        with torch.inference_mode(), answering(0):
+            return self.model.heads(self.model.features(self.model.inputs_of(texts)), 0)
+
+    def exported(self, is_merged: bool = False) -> Exported:
+        """Return it for other software."""
+        of = {
+            "task": self.manifest["task"],
+            "base": self.config.model.hub_id or self.config.model.name,
+            "description": self.manifest["description"],
+            "labels": tuple(self.manifest["labels"]),
+        }
+        return self.model.exported(self.adapters, 0, self.model.heads[0], of, is_merged)
+
+
+def load_task(run: Path, task: str) -> SavedTask:
+    """Read a task of a run directory, and build its backbone.
+
+    Raises:
+        RunError: no run, no such task in it, or a file that was altered or cannot be read.
+        ConfigError, ModelError: its configuration or its base model cannot be had here, or it is another one now.
+    """
+    folder = run / "adapters" / task
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run}: no run directory (no config.yaml in it)")
+    if not (folder / "adapter.json").is_file():
+        raise RunError(f"{run}: " + unknown("task", task, (path.parent.name for path in run.glob("adapters/*/*.json"))))
+    config = structure(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), SECTIONS)
+    if reason := not_exportable(config.method):
+        raise RunError(f"{run}: {reason}")
+    try:
+        manifest = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        content = (folder / "adapter.safetensors").read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+            raise ValueError("its SHA-256 is not the one in adapter.json")
+        tensors = load(content)
+        state = {}
+        if manifest["basis_sha256"]:
+            basis = run / "adapters" / "basis.safetensors"
+            if hashlib.sha256(basis.read_bytes()).hexdigest() != manifest["basis_sha256"]:
+                raise ValueError(f"the SHA-256 of {basis} is not the one in adapter.json")
+            state = read_state(basis)
+        state |= unpack_layers({n: t for n, t in tensors.items() if not n.startswith("head.")}, manifest["layers"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunError(f"{folder}: cannot be read: {error}") from error
+    kind = discovery.model_kinds.load(config.model.kind)
+    if kind.identity(config.model) != manifest["model"]["sha256"]:
+        raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
+    model = kind.build(config.model, [len(manifest["labels"])])
+    adapters = Adapters(model.backbone, config.method, config.model.settings.target_modules)
+    adapters.add_state(state)
+    model.heads[0].load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
+    return SavedTask(config, manifest, model.requires_grad_(False).eval(), adapters)

@@ -1,0 +1,107 @@
+"""bf16 autocast, gradient checkpointing, accumulation and torch.compile, with every adapter setting, on a tiny BERT."""
+
+import numpy as np
+import pytest
+import torch
+from trials import IN_TURN
+
+from clora_exp.adapters.active import answering
+from clora_exp.methods.base import Method
+from clora_exp.models.batches import mixed_batch
+from clora_exp.session import fit, seed_everything
+from clora_exp.tasks.stream import load_stream
+
+ADAPTED = [name for name in IN_TURN if name not in ("frozen", "full")]
+
+
+def learn(config, num_tasks: int = 2) -> tuple[Method, list[list[float]]]:
+    """Train the first tasks; return the method and the losses of each."""
+    stream = load_stream(config.tasks, 0)
+    seed_everything(0)
+    method, losses = Method(config, stream), []
+    for t, task in enumerate(stream.tasks[:num_tasks]):
+        seed_everything(0, t)
+        method.before_task(t, task)
+        losses.append(
+            [s.loss for s in fit(method, method.model.encode(t, task, "train"), task.name, config.trainer, t)]
+        )
+        method.after_task(t, task)
+    return method, losses
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_gradient_checkpointing_changes_no_number(tiny, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = (f"method={name}", "method.dropout=0.0", "trainer.epochs=1")
+    _, without = learn(tiny(*fixed))
+    calls = []
+    original = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    _, losses = learn(tiny(*fixed, "trainer.gradient_checkpointing=true"))
+    np.testing.assert_allclose(losses, without, rtol=1e-6)
+    assert calls
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_bf16_autocast_learns_what_single_precision_learns(tiny, name: str) -> None:
+    fixed = (f"method={name}", "method.dropout=0.0", "trainer.learning_rate=1e-3")
+    _, exact = learn(tiny(*fixed))
+    method, losses = learn(tiny(*fixed, "trainer.precision=bf16-mixed"))
+    np.testing.assert_allclose(losses, exact, rtol=0.1, atol=0.05)
+    assert all(p.dtype == torch.float32 for p in method.model.parameters())
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_two_halves_accumulated_are_one_batch(tiny, name: str) -> None:
+    """36 examples are one batch, or two of 18: one step either way."""
+    fixed = (f"method={name}", "method.dropout=0.0", "trainer.epochs=1")
+    whole, _ = learn(tiny(*fixed, "trainer.batch_size=36"), 1)
+    halves, _ = learn(tiny(*fixed, "trainer.batch_size=18", "trainer.accumulate=2"), 1)
+    for (key, one), two in zip(whole.state_of(0).items(), halves.state_of(0).values(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_compiled_answers_are_the_eager_ones_for_one_task_and_for_many(tiny, name: str) -> None:
+    torch._dynamo.reset()
+    config = tiny(f"method={name}")
+    method, _ = learn(config)
+    stream = load_stream(config.tasks, 0)
+    test = [method.model.encode(t, task, "test") for t, task in enumerate(stream)]
+    batch = mixed_batch(test, [(0, 1), (1, 2), (0, 3), (1, 4)])
+
+    def features(inputs: dict[str, torch.Tensor], task: torch.Tensor) -> torch.Tensor:
+        with answering(task):
+            return method.model.features(inputs)
+
+    compiled = torch.compile(features, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for task in (torch.tensor(0), torch.tensor(1), batch.task):
+            torch.testing.assert_close(compiled(batch.inputs, task), features(batch.inputs, task), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("name", ADAPTED)
+def test_compiled_training_has_the_eager_gradients_for_one_task_and_for_many(
+    tiny, name: str, checkpointing: str
+) -> None:
+    torch._dynamo.reset()
+    fixed = ("method.dropout=0.0", "trainer.epochs=1", f"trainer.gradient_checkpointing={checkpointing}")
+    config = tiny(f"method={name}", *fixed)
+    method, _ = learn(config)
+    stream = load_stream(config.tasks, 0)
+    method.before_task(2, stream.tasks[2])
+    torch.manual_seed(0)
+    trained = [p for p in method.model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in trained:  # away from the start, where B is zero
+            parameter += 0.1 * torch.randn(parameter.shape)
+    train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
+    compiled = torch.compile(method.training_loss, backend="aot_eager")
+    for batch in (train[2][[0, 5, 7, 11]], mixed_batch(train, [(2, 0), (0, 2), (2, 3), (1, 4)])):
+        losses = [loss(batch) for loss in (method.training_loss, compiled)]
+        torch.testing.assert_close(losses[1], losses[0])
+        found = [torch.autograd.grad(loss, trained, allow_unused=True) for loss in losses]
+        for ours, theirs in zip(*reversed(found), strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,35 @@
+"""The benchmarks measure what they say; their figures are never asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KEYS = {
+    "step_ratio_clora",
+    "step_ratio_clora_gated",
+    "step_ratio_clora_xs",
+    "mixed_ratio_32",
+    "mixed_ratio_1000",
+    "added_over_peft_32",
+    "added_over_peft_1",
+    "switch_p99_ms_1",
+    "switch_p99_ms_100",
+    "switch_p99_ms_1000",
+    "bytes_ratio_xs",
+    "compiled_ratio",
+}
+
+
+@pytest.mark.slow
+def test_the_adapters_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
+    words = [sys.executable, "benchmarks/adapters.py", "--rounds", "2", "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert set(figures) == KEYS
+    assert figures["bytes_ratio_xs"] > 40  # of files, so no matter of time
+    assert (tmp_path / "adapters.md").read_text().count("\n| ") == len(KEYS) + 2
