@@ -151,7 +151,7 @@ class TrainerConfig:
     weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see optimizers.py
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
-    gradient_checkpointing: Flag = False  # compute activations again in the backward pass: less memory, a third slower
+    gradient_checkpointing: Flag = False  # compute activations again in the backward pass: less memory, slower
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 

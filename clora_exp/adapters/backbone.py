@@ -18,7 +18,7 @@ from clora_exp.adapters.active import Unlearned
 from clora_exp.adapters.family import FamilyLayer, not_learned
 from clora_exp.adapters.layer import AdaptedLinear
 from clora_exp.adapters.plain import PlainLinear
-from clora_exp.adapters.targets import check_targets, matches, rank_of, targets_of
+from clora_exp.adapters.targets import check_targets, matches, rank_of, targets_of, wanted
 from clora_exp.config import MethodConfig
 from clora_exp.errors import ModelError, unknown
 
@@ -34,10 +34,10 @@ class Adapters:
         Raises:
             ModelError: target modules that match no linear layer, with what there is.
         """
-        wanted = settings.target_modules or default_targets or "attention"
+        asked = wanted(settings, default_targets)
         linear = {name: module for name, module in backbone.named_modules() if isinstance(module, ADAPTABLE)}
-        check_targets({name: tuple(module.weight.shape) for name, module in linear.items()}, wanted, settings)
-        targets = targets_of(linear, wanted)
+        check_targets({name: tuple(module.weight.shape) for name, module in linear.items()}, asked, settings)
+        targets = targets_of(linear, asked)
         inject = _inject_plainly if settings.backend == "plain" else _inject_with_peft
         inject(backbone, linear, targets, settings)
         self.settings = settings

@@ -24,6 +24,8 @@ from clora_exp.adapters.exported import Classifier, Exported, Pairs
 from clora_exp.adapters.targets import matches
 from clora_exp.errors import ModelError, unknown
 
+PREFIX = "base_model.model."  # of PEFT's tensors; other software insists on it
+
 
 def write_peft(folder: Path, exported: Exported) -> None:
     """Write a plain PEFT LoRA into `folder`, in single precision, with labels and a README. Equal tasks, equal bytes.
@@ -46,24 +48,17 @@ def write_peft(folder: Path, exported: Exported) -> None:
     )
     tensors = {}
     for name, (A, B) in exported.pairs.items():
-        tensors[f"base_model.model.{prefix}{name}.lora_A.weight"] = A.float().cpu().contiguous()
-        tensors[f"base_model.model.{prefix}{name}.lora_B.weight"] = B.float().cpu().contiguous()
+        tensors[f"{PREFIX}{prefix}{name}.lora_A.weight"] = A.float().cpu().contiguous()
+        tensors[f"{PREFIX}{prefix}{name}.lora_B.weight"] = B.float().cpu().contiguous()
     files = "`adapter_config.json` and `adapter_model.safetensors` are what PEFT's `save_pretrained` writes."
-    if exported.head is not None:
-        head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in exported.head.items()}
-        if exported.classifier:
-            tensors |= {f"base_model.model.{exported.classifier.head}.{name}": head[name] for name in head}
-        else:
-            (folder / "head.safetensors").write_bytes(save(head))
-            files += " The task's head is in `head.safetensors`."
+    if exported.classifier and exported.head is not None:
+        head = exported.head.items()
+        tensors |= {f"{PREFIX}{exported.classifier.head}.{name}": x.detach().float().cpu() for name, x in head}
     plain: dict[str, Any] = {key: _sorted(value) for key, value in config.to_dict().items()}
     (folder / "adapter_config.json").write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-    _write_labels(folder, exported)
-    readme = exported.as_readme(
-        f"{exported.task}: a PEFT LoRA for {exported.base}", files, "`BASE` the base model's folder, `HERE` this one"
-    )
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    title = f"{exported.task}: a PEFT LoRA for {exported.base}"
+    _write_beside(folder, exported, title, files, "`BASE` the base model's folder, `HERE` this one")
 
 
 def write_merged(folder: Path, exported: Exported, backbone: nn.Module, tokenizer: Any) -> None:
@@ -79,15 +74,8 @@ def write_merged(folder: Path, exported: Exported, backbone: nn.Module, tokenize
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     files = "A transformers checkpoint: the task is merged into the weights."
-    if exported.head is not None and not exported.classifier:
-        head = {name: tensor.detach().cpu().contiguous() for name, tensor in exported.head.items()}
-        (folder / "head.safetensors").write_bytes(save(head))
-        files += " Its head is in `head.safetensors`."
-    _write_labels(folder, exported)
-    readme = exported.as_readme(
-        f"{exported.task}: {exported.base} with the task in its weights", files, "`HERE` this folder"
-    )
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    title = f"{exported.task}: {exported.base} with the task in its weights"
+    _write_beside(folder, exported, title, files, "`HERE` this folder")
 
 
 def _as_classifier(backbone: Any, exported: Exported) -> Any:
@@ -104,10 +92,16 @@ def _as_classifier(backbone: Any, exported: Exported) -> Any:
     return model
 
 
-def _write_labels(folder: Path, exported: Exported) -> None:
+def _write_beside(folder: Path, exported: Exported, title: str, files: str, names: str) -> None:
+    """Write what belongs to either kind of folder: a head of its own, labels, README."""
+    if exported.head is not None and not exported.classifier:
+        head = {name: tensor.detach().float().cpu().contiguous() for name, tensor in exported.head.items()}
+        (folder / "head.safetensors").write_bytes(save(head))
+        files += " The task's head is in `head.safetensors`."
     if exported.labels:
         text = json.dumps(list(exported.labels), ensure_ascii=False) + "\n"
         (folder / "labels.json").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(exported.as_readme(title, files, names), encoding="utf-8")
 
 
 def _sorted(value: Any) -> Any:
@@ -125,7 +119,6 @@ REFUSED = {  # what makes a folder more than pairs of factors: key of adapter_co
     "lora_bias": False,
 }
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that subtract from the base
-PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)

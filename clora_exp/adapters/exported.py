@@ -34,7 +34,7 @@ class Exported:
     task: str
     base: str  # the base model's name on the Hub, or its own
     pairs: Pairs
-    code: str  # Python that answers `texts`; ends with `logits`
+    code: str  # Python that answers `texts`: sets `model` and `logits`
     description: str = ""
     labels: tuple[str, ...] = ()  # in the order of the head's rows; none for a model without heads
     head: Mapping[str, Tensor] | None = None  # weight (c, d), bias (c,)

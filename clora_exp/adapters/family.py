@@ -212,43 +212,32 @@ class FamilyLayer(nn.Module):
             owned = ()
         elif isinstance(task, int) and task != self.task and not 0 <= task < self.num_ended:
             raise ModelError(not_learned(task, self.num_ended))
-        values = {part: self._pick(part, task) if part in owned else self.part(part) for part in self.parts}
+        values = {
+            part: self._rows(self.stack(part), self.part(part), task) if part in owned else self.part(part)
+            for part in self.parts
+        }
         R: Tensor | None = values.get("routing")
         R_old: Tensor | None = None
         if self.settings.routing == "additive":
             R_old = self.lora_routing_old
-            if "snapshot" in owned and R is not None and not (isinstance(task, int) and task == self.task):
-                R, R_old = self._as_snapshot(task, R, R_old)
+            if "snapshot" in owned and R is not None:  # a task that has ended has no R_δ any more
+                stack = self.stack("snapshot")
+                R, R_old = self._rows(R.new_zeros(()).expand_as(stack), R, task), self._rows(stack, R_old, task)
         return Parts(values["A"], values["B"], R, R_old, values.get("gate"), values.get("scale", self.scaling[NAME]))
 
-    def _pick(self, part: str, task: Active) -> Tensor:
-        """Return an owned part of the task, or of each row's task, (n, …)."""
+    def _rows(self, stack: Tensor, workspace: Tensor, task: Active) -> Tensor:
+        """Return the task's row of a stack (T, …), of the task in training the workspace; of tensors (n, …)."""
         assert task is not UNLEARNED
-        stack = self.stack(part)
         if isinstance(task, int):
-            return self.part(part) if task == self.task else stack[task]
+            return workspace if task == self.task else stack[task]
         tasks = task.reshape(-1)
         if self.task is None:
             rows = stack.index_select(0, tasks)
         else:
-            workspace = self.part(part)[None]
             is_ours = tasks == self.task
-            old = (stack if len(stack) else workspace).index_select(0, tasks.masked_fill(is_ours, 0))
-            rows = torch.where(_over(workspace, is_ours), workspace, old)
+            old = (stack if len(stack) else workspace[None]).index_select(0, tasks.masked_fill(is_ours, 0))
+            rows = torch.where(is_ours.view(-1, *[1] * workspace.ndim), workspace, old)
         return rows if task.ndim else rows[0]
-
-    def _as_snapshot(self, task: Active, R_delta: Tensor, R_old: Tensor) -> tuple[Tensor, Tensor]:
-        """Return R_δ and R_old of tasks that have ended as they were then, of the task in training as they are."""
-        assert task is not UNLEARNED
-        stack = self.stack("snapshot")
-        if isinstance(task, int):
-            return torch.zeros_like(R_delta), stack[task]
-        tasks = task.reshape(-1)
-        is_ours = tasks == (-1 if self.task is None else self.task)
-        old = (stack if len(stack) else R_old[None]).index_select(0, tasks.masked_fill(is_ours, 0))
-        is_ours = _over(old, is_ours)
-        rows = torch.where(is_ours, R_delta, 0.0), torch.where(is_ours, R_old, old)
-        return rows if task.ndim else (rows[0][0], rows[1][0])
 
     @torch.no_grad()
     def as_lora(self, t: int) -> tuple[Tensor, Tensor]:
@@ -275,8 +264,3 @@ class FamilyLayer(nn.Module):
 def not_learned(task: int, num_ended: int) -> str:
     """Return the words for a task that is not there."""
     return f"task {task} has not been learned; {num_ended} tasks have, from 0 on"
-
-
-def _over(rows: Tensor, chosen: Tensor) -> Tensor:
-    """Return chosen (n,) with the dimensions of rows (n, …)."""
-    return chosen.view(-1, *[1] * (rows.ndim - 1))

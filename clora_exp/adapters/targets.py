@@ -18,6 +18,11 @@ ATTENTION = (  # what architectures call the projections of query, key, value an
 )
 
 
+def wanted(settings: MethodConfig, of_model: list[str] | str | None) -> list[str] | str:
+    """Return the target modules that are asked for: the method's, else the model's, else attention."""
+    return settings.target_modules or of_model or "attention"
+
+
 def targets_of(linear: Iterable[str], targets: list[str] | str) -> list[str] | str:
     """Return the target modules that are meant, given the names of the linear layers there are.
 

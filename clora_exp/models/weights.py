@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from clora_exp.adapters.targets import check_targets
+from clora_exp.adapters.targets import check_targets, wanted
 from clora_exp.config import ExperimentConfig, ModelConfig
 from clora_exp.errors import ModelError
 
@@ -58,8 +58,7 @@ def check_layers(config: ExperimentConfig) -> None:
         if name.endswith(".weight") and len(shape) == 2 and "embed" not in name.split(".")[-2]
     }
     if config.method.trainable == "adapters":
-        targets = config.method.target_modules or config.model.settings.target_modules or "attention"
-        check_targets(linear, targets, config.method)
+        check_targets(linear, wanted(config.method, config.model.settings.target_modules), config.method)
 
 
 def check_backend(backend: str) -> None:
