@@ -63,9 +63,14 @@ def load_task(run: Path, task: str) -> SavedTask:
     folder = run / "adapters" / task
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run}: no run directory (no config.yaml in it)")
-    if not (folder / "adapter.json").is_file():
-        raise RunError(f"{run}: " + unknown("task", task, (path.parent.name for path in run.glob("adapters/*/*.json"))))
-    config = structure(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), SECTIONS)
+    have = [path.parent.name for path in run.glob("adapters/*/adapter.json")]
+    if task not in have:
+        raise RunError(f"{run}: " + unknown("task", task, have))
+    try:
+        raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{run}/config.yaml cannot be read: {error}") from error
+    config = structure(raw, SECTIONS)
     if reason := not_exportable(config.method):
         raise RunError(f"{run}: {reason}")
     try:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
@@ -58,19 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("task", help="the name of a task in it")
         command.add_argument("out", type=Path, help="the folder to write; it must not exist")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console, progress = Console(highlight=False, soft_wrap=True), Progress(console=Console(stderr=True), transient=True)
     try:
-        if options.command == "sizes":
-            show([measure(config) for config in settings(options.overrides)], console)
-        else:
-            console.print(export(options.run, options.task, options.out, is_merged=options.command == "merge"))
+        with progress:
+            result: Group | str
+            if options.command == "sizes":
+                result = table([measure(config) for config in progress.track(settings(options.overrides))])
+            else:
+                result = export(options.run, options.task, options.out, options.command == "merge", progress)
+        console.print(result)
     except CloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def export(run: Path, task: str, out: Path, is_merged: bool) -> str:
+def export(run: Path, task: str, out: Path, is_merged: bool, progress: Progress) -> str:
     """Write a task of a run for other software, with its certificate; return what was measured, in words.
 
     Raises:
@@ -78,15 +82,18 @@ def export(run: Path, task: str, out: Path, is_merged: bool) -> str:
     """
     if out.exists():
         raise RunError(f"{out} exists; name a new folder")
+    steps = progress.add_task("reading the task", total=3)
     saved = load_task(run, task)
     texts = saved.probe()
     logits, exported = saved.logits(texts), saved.exported(is_merged)
+    progress.update(steps, advance=1, description="writing the folder")
     with folder_written_atomically(out) as new:
         if is_merged:
             plain = discovery.model_kinds.load(saved.config.model.kind).build(saved.config.model, [1])
             write_merged(new, exported, plain.backbone, plain.tokenizer)
         else:
             write_peft(new, exported)
+        progress.update(steps, advance=1, description="reloading it in a process of its own")
         base = weights_folder(saved.config.model)
         found = certify(new, exported, base, texts, logits, is_merged=is_merged)
     return (
@@ -125,15 +132,15 @@ def _of_file(state: dict[str, Tensor]) -> tuple[int, int]:
         return sum(tensor.numel() for tensor in tensors.values()), path.stat().st_size
 
 
-def show(rows: list[Sizes], console: Console) -> None:
-    """Print the table, the smallest task first."""
-    table = Table(box=None, pad_edge=False)
+def table(rows: list[Sizes]) -> Group:
+    """Return the table, the smallest task first."""
+    shown = Table(box=None, pad_edge=False)
     for heading in ("method", "all tasks share", "bytes", "a task owns", "bytes", "than a LoRA's"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+        shown.add_column(heading, justify="left" if heading == "method" else "right")
     whole = max(row.task_bytes for row in rows)
     for row in sorted(rows, key=lambda row: row.task_bytes):
         times = whole / row.task_bytes if row.task_bytes else 0.0
-        table.add_row(
+        shown.add_row(
             row.method,
             f"{row.shared_parameters:,}",
             size(row.shared_bytes),
@@ -141,8 +148,7 @@ def show(rows: list[Sizes], console: Console) -> None:
             size(row.task_bytes),
             f"{times:.1f} × smaller" if times >= 1.05 else "as large" if times else "nothing",
         )
-    console.print(table)
-    console.print("Parameters, and bytes of the safetensors file that holds them; heads apart.")
+    return Group(shown, "Parameters, and bytes of the safetensors file that holds them; heads apart.")
 
 
 if __name__ == "__main__":
