@@ -45,11 +45,13 @@ def main() -> None:
     for method in methods:
         if method not in GRID:
             parser.error(f"unknown method {method!r}; have: {', '.join(GRID)}")
-    rows = [row for method in methods for row in trials(method, options.precision)]
-    FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "table.csv"
     stored = pd.read_csv(path).to_dict("records") if path.exists() else []
-    rows += [row for row in stored if row["method"] not in methods]
+    others = [row for row in stored if row["method"] not in methods]
+    if any(row["precision"] != options.precision for row in others):
+        parser.error(f"the other methods' trials in {path} have --precision {others[0]['precision']}")
+    rows = [row for method in methods for row in trials(method, options.precision)] + others
+    FOLDER.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(sorted(rows, key=lambda row: list(GRID).index(row["method"])))
     write_atomically(path, table.round(4).to_csv(index=False, lineterminator="\n").encode())
     write_atomically(FOLDER / "README.md", page(table, options.precision).encode())
@@ -61,7 +63,7 @@ def trials(method: str, precision: str) -> list[dict[str, str | float]]:
     rows: list[dict[str, str | float]] = []
     settings = list(GRID[method])
     for setting in settings:
-        rows.append({"method": method, "setting": setting, **trial(method, setting, precision)})
+        rows.append({"method": method, "setting": setting, "precision": precision, **trial(method, setting, precision)})
         print(rows[-1], file=sys.stderr, flush=True)
         if len(rows) == 3 and len(settings) == 3:
             best = max(rows, key=lambda row: row[CRITERION])["setting"]
