@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from layers import CLORA, CLORA_XS
 from safetensors.torch import load_file, save_file
-from test_layer import CLORA, CLORA_XS
 from test_targets import GPT2, TEXT, move
 from trials import METHODS, quiet
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_layer import EVERY, learn, make, name_of, start
+from layers import EVERY, learn, make, name_of, start
 from torch import nn
 
 from clora_exp.adapters.active import answering

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 import transformers
+from layers import CLORA_SHARED, CLORA_XS
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from test_layer import CLORA_SHARED, CLORA_XS
 
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
