@@ -321,8 +321,8 @@ def page(figures: Figures, rounds: int) -> str:
     lines.append(
         "\nA training step is the second task's: forward, backward, clipping, optimiser, 16 texts. A switch is what a "
         "call does to find the parts of its task in all 36 layers; nothing is copied. Where an interval reaches beyond "
-        "its target, this machine cannot decide. Compiled, a layer adds three thin matrix products to one that merging "
-        "has made part of the weights: 6 % of the multiplications, 14 % of the time where this was profiled."
+        "its target, this machine cannot decide. Compiled, a layer computes three thin matrix products more than one "
+        "whose weights have the task merged in."
     )
     return "\n".join(lines) + "\n"
 
