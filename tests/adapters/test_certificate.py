@@ -243,6 +243,14 @@ def test_what_cannot_be_read_back_says_why(learned, tmp_path) -> None:
         load_task(path, "secnd")
     with pytest.raises(RunError, match="no run directory"):
         load_task(tmp_path, "second")
+    with pytest.raises(RunError, match=r"unknown task '\.\./adapters/first'"):
+        load_task(path, "../adapters/first")
+    config = path / "config.yaml"
+    text = config.read_text()
+    config.write_text("method: [")
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read"):
+        load_task(path, "first")
+    config.write_text(text)
     for method, reason in (("full", "method.trainable=all"), ("frozen", "method.trainable=heads")):
         with pytest.raises(RunError, match=reason):
             load_task(learned(f"method={method}"), "first")
