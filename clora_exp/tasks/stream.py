@@ -4,6 +4,7 @@ A source (one file in `sources/`) offers `Config`, `fingerprint()`, the content 
 `tasks(config, data_seed)`. Preparing is cached by everything that decides its outcome, see `cache.py`.
 """
 
+import base64
 import hashlib
 import json
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from clora_exp import discovery
@@ -26,17 +28,36 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One text with its label; `group` is what must never stand in two splits (a category, a licence, a file)."""
+    """One text or image with its label, or a prompt with its response, which are `text` and `label` too.
+
+    `group` is what must never stand in two splits (a category, a licence, a file). `image` is a file's path, or the
+    image itself as a data URI.
+    """
 
     id: str
     text: str
     label: str
     group: str
+    image: str = ""
+
+    @property
+    def image_bytes(self) -> bytes:
+        """The encoded image, e.g. of a PNG file.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if self.image.startswith("data:"):
+            return base64.b64decode(self.image.partition(",")[2])
+        return Path(self.image).read_bytes()
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: label names (their order is the head's), and train, validation and test examples."""
+    """One task: label names (their order is the head's), and train, validation and test examples.
+
+    Without label names it is a free-form task: the model is to write each example's response.
+    """
 
     name: str
     description: str
@@ -48,25 +69,31 @@ class Task:
     test: list[Example]
 
     def __post_init__(self) -> None:
-        """Raises DataError if a split is empty, a label is unknown, there is one class, or splits share a group."""
-        if len(self.labels) < 2:
-            raise DataError(f"task {self.name!r} has {len(self.labels)} class; a task needs at least two to learn from")
+        """Raises DataError if a split is empty, a label is unknown, or splits share a group.
+
+        One class is enough here: where a head grows by it. `scenario.py` knows.
+        """
         for split in SPLITS:
             if not self.split(split):
                 raise DataError(f"task {self.name!r} has no {split} examples")
-            if split == "train" and len({example.label for example in self.train}) < 2:
-                raise DataError(
-                    f"task {self.name!r}: all {len(self.train)} training examples are of one class, "
-                    f"{self.train[0].label!r}; a task needs at least two to learn from"
-                )
             strange = {example.label for example in self.split(split)} - set(self.labels)
-            if strange:
+            if strange and not self.is_free_form:
                 raise DataError(f"task {self.name!r}: " + unknown(f"{split} label", min(strange), self.labels))
         groups: dict[str, set[str]] = {split: {example.group for example in self.split(split)} for split in SPLITS}
         for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
             shared = groups[one] & groups[other]
             if shared:
                 raise DataError(f"task {self.name!r}: group {min(shared)!r} stands in both {one} and {other}")
+
+    @property
+    def is_free_form(self) -> bool:
+        """Whether the answers are written, not chosen among labels."""
+        return not self.labels
+
+    @property
+    def modality(self) -> str:
+        """text or image."""
+        return "image" if self.train[0].image else "text"
 
     def split(self, name: str) -> list[Example]:
         """Return the examples of a split."""
@@ -107,9 +134,19 @@ class TaskStream:
 
 
 def json_lines(examples: list[Example]) -> str:
-    """Return the examples as JSON Lines with the keys id, text, label: what `export` writes and `sha256` hashes."""
-    rows = ({"id": e.id, "text": e.text, "label": e.label} for e in examples)
+    """Return the examples as JSON Lines with the keys id, text, label: what `export` writes and `sha256` hashes.
+
+    In place of a text an image stands as what it shows, a data URI: of a file its SHA-256.
+    """
+    rows = ({"id": e.id, **_input(e), "label": e.label} for e in examples)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _input(example: Example) -> dict[str, str]:
+    if not example.image:
+        return {"text": example.text}
+    is_inline = example.image.startswith("data:")
+    return {"image": example.image if is_inline else "sha256:" + hashlib.sha256(example.image_bytes).hexdigest()}
 
 
 def load_stream(config: TasksConfig, data_seed: int, preparing: Preparing = nullcontext) -> TaskStream:

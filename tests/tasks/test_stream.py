@@ -17,11 +17,6 @@ def _task(**changes) -> Task:
     )
 
 
-def test_one_class_is_refused() -> None:
-    with pytest.raises(DataError, match="1 class"):
-        _task(labels=["a"])
-
-
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(DataError, match="no validation examples"):
         _task(validation=[])
@@ -30,11 +25,6 @@ def test_an_empty_split_is_refused() -> None:
 def test_a_group_in_two_splits_is_refused() -> None:
     with pytest.raises(DataError, match="'g' stands in both train and test"):
         _task(train=[Example("1", "x", "a", "g"), Example("3", "x", "b", "h")], test=[Example("2", "y", "a", "g")])
-
-
-def test_training_examples_of_one_class_are_refused() -> None:
-    with pytest.raises(DataError, match="task 't': all 1 training examples are of one class, 'a'"):
-        _task(train=[Example("1", "x", "a", "g")])
 
 
 def test_a_label_the_task_does_not_have_is_refused() -> None:
@@ -46,6 +36,15 @@ def test_fingerprint_is_the_hash_of_the_exported_lines() -> None:
     task = _task()
     assert task.sha256["test"] == hashlib.sha256(json_lines(task.test).encode()).hexdigest()
     assert json_lines(task.test).splitlines()[0] == '{"id": "test0", "text": "t0", "label": "a"}'
+
+
+def test_an_image_stands_in_the_lines_as_what_it_shows(tmp_path) -> None:
+    (tmp_path / "a.png").write_bytes(b"pixels")
+    inline = Example("1", "", "a", "g", image="data:image/png;base64,cGl4ZWxz")
+    file = Example("1", "", "a", "g", image=str(tmp_path / "a.png"))
+    assert inline.image_bytes == file.image_bytes == b"pixels"
+    assert json_lines([inline]) == '{"id": "1", "image": "data:image/png;base64,cGl4ZWxz", "label": "a"}\n'
+    assert f'"image": "sha256:{hashlib.sha256(b"pixels").hexdigest()}"' in json_lines([file])
 
 
 def test_order_rearranges_and_unknown_or_repeated_names_are_errors(tiny) -> None:
