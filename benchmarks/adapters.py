@@ -187,7 +187,7 @@ def loaded(num_tasks: int) -> tuple[Any, Adapters, Heads]:
     adapters.finish_task()
     like = adapters.owned_by(0)
     adapters.add_tasks([{k: 0.1 * torch.randn_like(v) for k, v in like.items()} for _ in range(num_tasks - 1)])
-    return model, adapters, Heads(nn.Linear(384, 21) for _ in range(num_tasks)).requires_grad_(False)
+    return model, adapters, Heads(384, [21] * num_tasks).requires_grad_(False)
 
 
 def mixed_batches(split: EncodedSplit, rounds: int) -> Figures:

@@ -28,6 +28,7 @@ NonNegativeFloat = Annotated[float, Strict(), Ge(0)]
 Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
 OpenFraction = Annotated[float, Strict(), Gt(0), Lt(1)]
 Flag = Annotated[bool, Strict()]
+ScenarioName = Literal["task_incremental", "class_incremental", "domain_incremental"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # becomes a folder's name
 
 
@@ -72,6 +73,10 @@ class MethodConfig:
     factor_learning_rate: PositiveFloat | None = None  # of A and B; null: the method's
     learning_rate: PositiveFloat | None = None  # null: the trainer's
     head_learning_rate: PositiveFloat | None = None  # null: the trainer's
+    head: Literal["linear", "cosine"] = "linear"  # cosine: of feature and class vector, times cosine_scale
+    cosine_scale: PositiveFloat = 10.0  # where Gidaris & Komodakis 2018 (arXiv 1804.09458) start theirs
+    trained_classes: Literal["seen", "task"] = "seen"  # class-incremental: which compete in the loss of new examples
+    identifier: Literal["gaussian", "centroid"] = "gaussian"  # finds the task where it is unknown and owns adapters
     strategies: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
     def __post_init__(self) -> None:
@@ -99,6 +104,8 @@ class MethodConfig:
             raise ValueError(
                 f"protocol={self.protocol} trains the adapter setting alone; leave out {', '.join(self.strategies)}"
             )
+        if self.protocol == "joint" and self.trained_classes == "task":
+            raise ValueError("trained_classes=task needs protocol=sequence: with joint the classes come together")
         if self.save_weights and self.trainable != "all":
             raise ValueError(f"save_weights=true needs trainable=all: with {self.trainable} the backbone never changes")
 
@@ -131,6 +138,7 @@ class ModelConfig:
     path: str | None = None  # a local folder with weights and tokenizer; null: the package
     package: str | None = None  # an installed package that ships them
     subfolder: str = "model"  # the folder in that package
+    recipe: str | None = None  # how weights that nobody ships are made here: a file of models/recipes
     hub_id: str | None = None  # what the model is called on the Hub, for exported adapters; null: the name
     kind: str = ""  # taken from the one section
     settings: Any = None  # that section, as its kind's Config
@@ -165,12 +173,19 @@ class ExperimentConfig:
     tasks: TasksConfig
     model: ModelConfig
     trainer: TrainerConfig
+    scenario: ScenarioName = "task_incremental"  # is the task known; do classes or inputs change: tasks/scenario.py
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
     results_dir: str = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
+
+    def __post_init__(self) -> None:
+        if self.scenario == "class_incremental" and self.method.protocol == "single":
+            raise ValueError(
+                "method.protocol=single: each task alone has its own classes only; scenario=task_incremental is that"
+            )
 
 
 class PartsLike(Protocol):

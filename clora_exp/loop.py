@@ -19,10 +19,10 @@ from clora_exp import discovery
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
-from clora_exp.evaluation.metrics import metrics_of_run
 from clora_exp.interrupts import StopOnSignal
-from clora_exp.methods.base import Method
+from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
+from clora_exp.models.weights import make_weights
 from clora_exp.reports.progress import Watch
 from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
@@ -40,7 +40,9 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
 
     A finished run is printed, not repeated; an unfinished one goes on after its last finished task.
     """
+    check_strategies(config)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
+    make_weights(config.model, terminal.making)
     model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)
     folder = RunDirectory(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite:
@@ -50,23 +52,28 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     seed_everything(config.seed)
     method = Method(config, stream, device)
     terminal.method(method)
-    train = [method.model.encode(t, task, "train") for t, task in enumerate(stream)]
-    held_out = [method.model.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
+    train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
+    held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
     folder.prepare(command, describe_environment(stream, model_sha256, device))
     progress, state = folder.load_progress()
+    scenario = method.scenario
     plan = [s for s in sessions(config.method.protocol, len(stream)) if s.t >= progress.num_tasks_done]
+    plan = [s._replace(measured=[j for j in s.measured if scenario.can_answer(j, s.t + 1)]) for s in plan]
+    first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)]
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
     answers: Answers = {}
 
     with folder.running(), StopOnSignal() as stop, terminal.watching(config.trainer, [stop]) as watch:
-        splits = [train[s.t] if s.learned == [s.t] else JointSplit(train) for s in plan]
+        splits = [
+            train[s.t] if s.learned == [s.t] else JointSplit(train, is_mixed=not scenario.knows_task) for s in plan
+        ]
         measured_later = [held_out[t] for s in plan for t in s.measured]
-        watch.expect(splits, measured_later if state is not None else held_out + measured_later)
+        watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
         if state is not None:
             method.load_state_dict(state)
             terminal.resumed(progress.matrix, progress.num_tasks_done)
         else:
-            progress.add_row("init", 0, *evaluate(method, held_out, range(len(stream)), config, answers, watch))
+            progress.add_row("init", 0, *evaluate(method, held_out, first, config, answers, watch))
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
 
@@ -92,7 +99,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             folder.save_progress(progress, method.state_dict())
             stop.check()
 
-        folder.finish(progress, metrics_of_run(progress.matrix, head_per_task=True, protocol=config.method.protocol))
+        folder.finish(progress)
     stop.check()  # a signal that came in the very end ends a sweep
     return conclude(folder, terminal)
 

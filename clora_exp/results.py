@@ -35,11 +35,12 @@ from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
 from clora_exp.evaluation.matrix import AccuracyMatrix
-from clora_exp.evaluation.metrics import Metric
+from clora_exp.evaluation.metrics import Metric, metrics_of_run
 from clora_exp.files import folder_written_atomically, write_atomically
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.runs import StoredRun, read_run, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
+from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream
 
 if TYPE_CHECKING:  # reading a run needs no Lightning
@@ -58,9 +59,9 @@ NOT_IN_HASH = (
 class Progress:
     """How far a run is: what resume starts from, and what every result file is made from."""
 
-    def __init__(self, stream: TaskStream, split: str) -> None:
-        self.stream, self.split = stream, split
-        self.matrix = AccuracyMatrix(stream.names)
+    def __init__(self, scenario: Scenario, split: str) -> None:
+        self.scenario, self.stream, self.split = scenario, scenario.stream, split
+        self.matrix = AccuracyMatrix(self.stream.names)
         self.num_tasks_done = 0
         self.predicted: dict[tuple[int, int], np.ndarray] = {}  # (row, task) → predicted label indices
         self.history: list[dict[str, Any]] = []  # rows of metrics.csv
@@ -71,7 +72,8 @@ class Progress:
         for t, answers in predicted.items():
             task = self.stream.tasks[t]
             labels = [example.label for example in task.split(self.split)]
-            accuracy = float(np.mean([task.labels[a] == label for a, label in zip(answers, labels, strict=True)]))
+            names = self.scenario.labels(t)
+            accuracy = float(np.mean([names[a] == label for a, label in zip(answers, labels, strict=True)]))
             self.matrix.values[i, t] = accuracy
             self.predicted[i, t] = answers
             self.history.append(_row(task.name, f"accuracy after {after}", accuracy, i, seconds))
@@ -79,6 +81,25 @@ class Progress:
     def add_steps(self, task: str, steps: "list[Step]") -> None:
         """Enter the training curve of a session."""
         self.history += [_row(task, "train_loss", s.loss, s.step, s.seconds) for s in steps]
+
+    def frame(self) -> pd.DataFrame:
+        """Return every answer, see `evaluation/predictions.py`."""
+        return predictions.to_frame(self.scenario, self.split, self.predicted)
+
+    def metrics(self, protocol: str) -> dict[str, Metric]:
+        """Return the metrics of what there is."""
+        identified = None
+        if self.scenario.grows and self.num_tasks_done == len(self.stream):
+            classes = {label: task.name for task in self.stream for label in task.labels}
+            identified = predictions.identified(self.frame(), classes)
+        num_examples = np.array([len(task.split(self.split)) for task in self.stream])
+        return metrics_of_run(
+            self.matrix,
+            scenario=self.scenario.kind,
+            protocol=protocol,
+            num_examples=num_examples,
+            identified=identified,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values."""
@@ -112,6 +133,7 @@ class RunDirectory:
     def __init__(self, config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> None:
         """Name the folder; touches no disk."""
         self.config, self.stream, self.model_sha256 = config, stream, model_sha256
+        self.scenario = Scenario(config.scenario, stream)
         digest = run_hash(config, stream, model_sha256)
         root = Path(config.results_dir).expanduser()
         self.path = root / config.tasks.name / config.method.name / f"{digest}-s{config.seed}"
@@ -179,7 +201,7 @@ class RunDirectory:
         Raises:
             RunError: a checkpoint that cannot be read.
         """
-        progress = Progress(self.stream, self.config.eval_split)
+        progress = Progress(self.scenario, self.config.eval_split)
         if not self._checkpoint.exists():
             return progress, None
         try:
@@ -197,8 +219,7 @@ class RunDirectory:
 
     def _write_results(self, progress: Progress) -> None:
         self._write("accuracy_matrix.csv", progress.matrix.to_csv())
-        frame = predictions.to_frame(self.stream, progress.split, progress.predicted)
-        write_atomically(self.path / "predictions.csv.gz", predictions.to_bytes(frame))
+        write_atomically(self.path / "predictions.csv.gz", predictions.to_bytes(progress.frame()))
         self._write_csv("metrics.csv", progress.history, ["task", "metric", "value", "step", "seconds"])
         columns = [field.name for field in dataclasses.fields(TaskCost)]
         self._write_csv("cost.csv", [dataclasses.asdict(cost) for cost in progress.costs], columns)
@@ -244,9 +265,10 @@ class RunDirectory:
                 (new / "backbone.safetensors").write_bytes(save_tensors(method.backbone_weights()))
         return len(weights)
 
-    def finish(self, progress: Progress, metrics: dict[str, Metric]) -> None:
+    def finish(self, progress: Progress) -> None:
         """Write the result files once more and metrics.json, mark the run done and drop the checkpoint."""
         self._write_results(progress)
+        metrics = progress.metrics(self.config.method.protocol)
         self._write("metrics.json", _json({name: dataclasses.asdict(metric) for name, metric in metrics.items()}))
         (self.path / "report.md").unlink(missing_ok=True)  # one made of the unfinished run
         log.info("done")
@@ -278,16 +300,27 @@ def plain_config(config: ExperimentConfig) -> dict[str, Any]:
 def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> str:
     """Return eight hex digits of what decides the numbers of a run, its seed apart.
 
-    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie.
+    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie. A field at
+    its default is left out, so that a new field, whose default is what runs did without it, orphans no run.
     """
-    plain = plain_config(config)
+    plain = _beyond_defaults(config)
     for key in NOT_IN_HASH:
-        del plain[key]
-    for key in ("path", "package", "subfolder", "hub_id"):
-        del plain["model"][key]
-    del plain["tasks"]["description"]
+        plain.pop(key, None)
+    for key in ("path", "package", "subfolder", "recipe", "hub_id"):
+        plain["model"].pop(key, None)
+    plain["tasks"].pop("description", None)
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _beyond_defaults(value: Any) -> Any:
+    """Return a configuration as plain values, without fields at their defaults; parts by name, whatever is in them."""
+    if isinstance(value, dict):
+        return {key: _beyond_defaults(entry) for key, entry in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return {f.name: _beyond_defaults(v) for f, v in fields if dataclasses.is_dataclass(v) or v != f.default}
 
 
 def _json(value: Any) -> str:

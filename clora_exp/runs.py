@@ -74,7 +74,8 @@ def read_run(path: Path) -> StoredRun:
         if (path / "metrics.json").exists():
             metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
         else:
-            metrics = metrics_of_run(matrix, head_per_task=True, protocol=config["method"]["protocol"])
+            kind = config.get("scenario", "task_incremental")
+            metrics = metrics_of_run(matrix, scenario=kind, protocol=config["method"]["protocol"])
         return StoredRun(
             path=path,
             status=_text(path, "STATUS").splitlines()[0],

@@ -22,6 +22,7 @@ from clora_exp.errors import ModelError, RunError, unknown
 from clora_exp.methods.base import not_exportable
 from clora_exp.models.base import TaskModel
 from clora_exp.states import read_state, unpack_layers
+from clora_exp.tasks.stream import Example
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,15 @@ class SavedTask:
     model: TaskModel
     adapters: Adapters
 
-    def probe(self) -> list[str]:
-        """Return texts to compare answers on: the task's description and its label names."""
-        return [self.manifest["description"] or self.manifest["task"], *self.manifest["labels"]][:16]
+    def probe(self) -> list[Example]:
+        """Return examples to compare answers on: texts are the task's description and its label names."""
+        words = [self.manifest["description"] or self.manifest["task"], *self.manifest["labels"]][:16]
+        return self.model.probe(words)
 
-    def logits(self, texts: list[str]) -> Tensor:
+    def logits(self, examples: list[Example]) -> Tensor:
         """Return the task's logits, (n, c)."""
         with torch.inference_mode(), answering(0):
-            return self.model.heads(self.model.features(self.model.inputs_of(texts)), 0)
+            return self.model.heads(self.model.features(self.model.inputs_of(examples)), 0)
 
     def exported(self, is_merged: bool = False) -> Exported:
         """Return it for other software."""
@@ -91,7 +93,8 @@ def load_task(run: Path, task: str) -> SavedTask:
     kind = discovery.model_kinds.load(config.model.kind)
     if kind.identity(config.model) != manifest["model"]["sha256"]:
         raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
-    model = kind.build(config.model, [len(manifest["labels"])])
+    model = kind.build(config.model)
+    model.add_heads([len(manifest["labels"])])
     adapters = Adapters(model.backbone, config.method, config.model.settings.target_modules)
     adapters.add_state(state)
     model.heads[0].load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})

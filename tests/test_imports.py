@@ -15,6 +15,7 @@ LAYERS = [  # each may import its own layer and those before it
     {"config"},
     {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "help"},
     {"models"},
+    {"inference"},
     {"methods"},
     {"session", "environment", "interrupts", "runs", "saved"},
     {"results"},

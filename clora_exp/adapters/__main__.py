@@ -84,22 +84,22 @@ def export(run: Path, task: str, out: Path, is_merged: bool, progress: Progress)
         raise RunError(f"{out} exists; name a new folder")
     steps = progress.add_task("reading the task", total=3)
     saved = load_task(run, task)
-    texts = saved.probe()
-    logits, exported = saved.logits(texts), saved.exported(is_merged)
+    probe = saved.probe()
+    logits, exported = saved.logits(probe), saved.exported(is_merged)
     progress.update(steps, advance=1, description="writing the folder")
     with folder_written_atomically(out) as new:
         if is_merged:
-            plain = discovery.model_kinds.load(saved.config.model.kind).build(saved.config.model, [1])
+            plain = discovery.model_kinds.load(saved.config.model.kind).build(saved.config.model)
             write_merged(new, exported, plain.backbone, plain.tokenizer)
         else:
             write_peft(new, exported)
         progress.update(steps, advance=1, description="reloading it in a process of its own")
         base = weights_folder(saved.config.model)
-        found = certify(new, exported, base, texts, logits, is_merged=is_merged)
+        found = certify(new, exported, base, probe, logits, is_merged=is_merged)
     return (
         f"{out}: {'a transformers checkpoint' if is_merged else 'a PEFT LoRA'} of task {task}, and how to use it in "
         f"README.md.\nReloaded without this project: no update of a layer differs by more than "
-        f"{found['largest_error_of_an_update']:.1e}, no logit of {len(texts)} texts by more than "
+        f"{found['largest_error_of_an_update']:.1e}, no logit of {len(probe)} texts by more than "
         f"{found['largest_error_of_a_logit']:.1e} ({NAME})."
     )
 
@@ -113,7 +113,7 @@ def settings(overrides: list[str]) -> list[ExperimentConfig]:
 
 def measure(config: ExperimentConfig) -> Sizes:
     """Adapt the model, end a task, and measure what is shared and what the task owns."""
-    model = discovery.model_kinds.load(config.model.kind).build(config.model, [2])
+    model = discovery.model_kinds.load(config.model.kind).build(config.model)
     adapters = Adapters(model.backbone, config.method, config.model.settings.target_modules)
     adapters.start_task(0)
     adapters.finish_task()

@@ -1,5 +1,6 @@
 """Proof that an exported folder is the task it was made from: reloaded by other software, measured, written down."""
 
+import base64
 import hashlib
 import json
 import os
@@ -16,19 +17,20 @@ from torch import Tensor
 from clora_exp.adapters.exported import Exported
 from clora_exp.errors import ModelError
 from clora_exp.files import write_atomically
+from clora_exp.tasks.stream import Example
 
 TOLERANCE = 1e-5  # of a layer's update (merged: of its weights) and of the logits, each over its largest number
 NAME = "certificate.json"
 
 
 def certify(
-    folder: Path, exported: Exported, base: Path, texts: Sequence[str], logits: Tensor, *, is_merged: bool = False
+    folder: Path, exported: Exported, base: Path, probe: Sequence[Example], logits: Tensor, *, is_merged: bool = False
 ) -> dict[str, Any]:
     """Reload `folder` in a fresh process with PEFT and transformers alone, and keep what was measured in it.
 
     Args:
         base: the base model's folder.
-        texts, logits: what the task answered before it was exported, (n, c).
+        probe, logits: what the task answered before it was exported, (n, c).
 
     Raises:
         ModelError: the folder does not load there, or a layer's update or a logit is further off than `TOLERANCE`.
@@ -41,7 +43,8 @@ def certify(
             "code": exported.code,
             "base": str(base),
             "here": str(folder),
-            "texts": list(texts),
+            "texts": [example.text for example in probe],
+            "images": [base64.b64encode(example.image_bytes).decode() for example in probe if example.image],
             "expected": str(Path(temporary) / "expected.safetensors"),
             "prefix": exported.classifier.prefix if exported.classifier else "",
             "is_merged": is_merged,
@@ -76,7 +79,7 @@ def certify(
         "largest_error_of_an_update": max(found["updates"].values()),
         "largest_error_of_a_logit": found["logits"],
         "same_answers": found["same_answers"],
-        "num_texts": len(texts),
+        "num_examples": len(probe),
         "error_of_each_update": found["updates"],
         "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in weights},
     }

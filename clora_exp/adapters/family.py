@@ -87,7 +87,7 @@ class FamilyLayer(nn.Module):
             self._use_svd_basis()
         self.adapter_layer_names = (*type(self).adapter_layer_names, *(f"lora_{part}" for part in parts))
         self.parts = ("A", "B", *parts)
-        self.owned = self._owned_parts()
+        self.owned = owned_parts(settings)
         for part in self.owned:
             like_part = self.lora_routing_old if part == "snapshot" else self.part(part)
             self.register_buffer(f"lora_stack_{part}", like_part.detach()[None][:0].clone())
@@ -106,19 +106,6 @@ class FamilyLayer(nn.Module):
     def start_factor(self) -> float:
         """g · s as a task begins."""
         return self.scaling[NAME] * (1.0 if self.settings.gate == "none" else self.settings.gate_start)
-
-    def _owned_parts(self) -> tuple[str, ...]:
-        """Return which parts are a task's own; the others are shared by all tasks."""
-        s = self.settings
-        owned = {
-            "A": s.factors == "per_task",
-            "B": s.factors == "per_task",
-            "routing": s.routing == "per_task",
-            "gate": s.gate != "none",
-            "scale": s.scale == "learned",
-            "snapshot": s.inference_routing == "snapshot",
-        }
-        return tuple(part for part, is_owned in owned.items() if is_owned)
 
     def part(self, part: str) -> nn.Parameter:
         """Return a part's parameter in the workspace.
@@ -266,6 +253,19 @@ class FamilyLayer(nn.Module):
         """Return P(R_δ) of this layer, see `penalty.py`."""
         A, B = self.part("A"), self.part("B")
         return orthogonality(self.settings.orthogonality, A, B, self.lora_routing_old, self.part("routing"))
+
+
+def owned_parts(s: MethodConfig) -> tuple[str, ...]:
+    """Return which parts are a task's own; the others are shared by all tasks."""
+    owned = {
+        "A": s.factors == "per_task",
+        "B": s.factors == "per_task",
+        "routing": s.routing == "per_task",
+        "gate": s.gate != "none",
+        "scale": s.scale == "learned",
+        "snapshot": s.inference_routing == "snapshot",
+    }
+    return tuple(part for part, is_owned in owned.items() if is_owned)
 
 
 def not_learned(task: int, num_ended: int) -> str:

@@ -3,6 +3,8 @@
 Run by `certificate.py` in a process of its own, which cannot import this project: python -I reload.py < specification.
 """
 
+import base64
+import io
 import json
 import sys
 from typing import Any
@@ -18,6 +20,10 @@ def main() -> None:
     spec = json.load(sys.stdin)
     expected = load_file(spec["expected"])
     scope: dict[str, Any] = {"BASE": spec["base"], "HERE": spec["here"], "texts": spec["texts"]}
+    if spec["images"]:
+        from PIL import Image
+
+        scope["images"] = [Image.open(io.BytesIO(base64.b64decode(image))) for image in spec["images"]]
     exec(compile(spec["code"], "README.md", "exec"), scope)
     model, prefix = scope["model"], spec["prefix"]
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}

@@ -25,9 +25,13 @@ def average_accuracy(a: np.ndarray) -> float:
     return float(a[-1].mean())
 
 
-def incremental_accuracy(a: np.ndarray) -> float:
-    """Return mean_i of mean_{j ≤ i} a[i, j] over i = 1..T (iCaRL's average incremental accuracy)."""
-    return float(np.mean([a[i, :i].mean() for i in range(1, len(a))]))
+def incremental_accuracy(a: np.ndarray, num_examples: np.ndarray | None = None) -> float:
+    """Return mean_i of the mean of a[i, j] over j ≤ i, over i = 1..T (iCaRL's average incremental accuracy).
+
+    With the tasks' numbers of examples (T,) the inner mean is weighted by them: the accuracy over all classes seen.
+    """
+    n = np.ones(a.shape[1]) if num_examples is None else num_examples
+    return float(np.mean([a[i, :i] @ n[:i] / n[:i].sum() for i in range(1, len(a))]))
 
 
 def learning_accuracy(a: np.ndarray) -> float:
@@ -44,17 +48,20 @@ def forgetting(a: np.ndarray) -> float:
     """Return mean_{j < T} (max_{1 ≤ i < T} a[i, j] − a[T, j]) (Chaudhry et al. 2018).
 
     The maximum leaves out the last row, so a task that ends best has a negative value, and takes in the rows before the
-    task is learned, as printed there; divisor T − 1.
+    task is learned, as printed there, where they are measured; divisor T − 1.
     """
-    return float((a[1:-1].max(axis=0) - a[-1])[:-1].mean())
+    return float((np.fmax.reduce(a[1:-1]) - a[-1])[:-1].mean())
 
 
 def mean_drop(a: np.ndarray) -> float:
     """Return the mean over all tasks j and rows i = 2..T of max(0, max over all rows of a[·, j] − a[i, j]).
 
-    It counts tasks not yet learned too: their entries lie below their later maximum.
+    It counts tasks not yet learned too: their entries lie below their later maximum. In the class-incremental scenario
+    they have none, and the mean is over what there is.
     """
-    return float(np.maximum(0.0, a.max(axis=0) - a[2:]).mean())
+    below = np.maximum(0.0, np.fmax.reduce(a) - a[2:])
+    is_ahead = np.triu(np.ones(a.shape, bool), k=1)[1:-1]  # tasks after the one just learned, rows 2..T
+    return float(np.mean(below[~(is_ahead & np.isnan(below))]))
 
 
 def forward_transfer(a: np.ndarray) -> float:
@@ -76,6 +83,18 @@ def intransigence(a: np.ndarray, joint: np.ndarray) -> float:
     return float((joint - np.diagonal(a[1:])).mean())
 
 
+@dataclass(frozen=True)
+class Identified:
+    """The factors of class-incremental accuracy over all examples after the last task (Kim et al. 2022, eq. 1).
+
+    Their product is the accuracy over the examples. An example's task is taken for right when its answer is a class of
+    its task, whether a method identifies tasks or not.
+    """
+
+    task: float
+    within: float  # the task being right
+
+
 DEFINED_BY_MATRIX: dict[str, tuple[Callable[[np.ndarray], float], int]] = {  # name → function, tasks it needs
     "average_accuracy": (average_accuracy, 1),
     "incremental_accuracy": (incremental_accuracy, 1),
@@ -87,26 +106,45 @@ DEFINED_BY_MATRIX: dict[str, tuple[Callable[[np.ndarray], float], int]] = {  # n
 }
 
 
-def metrics_of_run(matrix: AccuracyMatrix, *, head_per_task: bool, protocol: str = "sequence") -> dict[str, Metric]:
+def metrics_of_run(
+    matrix: AccuracyMatrix,
+    *,
+    scenario: str = "task_incremental",
+    protocol: str = "sequence",
+    num_examples: np.ndarray | None = None,
+    identified: Identified | None = None,
+) -> dict[str, Metric]:
     """Return every metric of one run by name.
 
     Args:
-        head_per_task: forward transfer is then undefined, since a head that has not been trained answers by chance.
+        scenario: forward transfer is undefined where a head, or a class, cannot answer before it has been trained.
         protocol: joint and single leave cells of the matrix empty; what needs them is undefined.
+        num_examples: of each task, (T,), by which the class-incremental scenario weights incremental accuracy.
+        identified: of a finished class-incremental run.
     """
     missing = {
         "joint": "all tasks are learned at once: there is no row between the first and the last",
         "single": "each task is learned alone: only the diagonal is there",
     }.get(protocol, "the accuracy matrix is not complete")
+    no_forward = {
+        "task_incremental": "before a task is learned its own head is untrained: its accuracy is chance",
+        "class_incremental": "before a task is learned its classes cannot be answered",
+    }.get(scenario)
     found: dict[str, Metric] = {}
     for name, (function, num_tasks) in DEFINED_BY_MATRIX.items():
         if len(matrix.tasks) < num_tasks:
             found[name] = Metric(None, f"needs at least {num_tasks} tasks, the stream has {len(matrix.tasks)}")
-        elif name == "forward_transfer" and head_per_task:
-            found[name] = Metric(None, "before a task is learned its own head is untrained: its accuracy is chance")
+        elif name == "forward_transfer" and no_forward:
+            found[name] = Metric(None, no_forward)
         else:
-            value = function(matrix.values)
+            weighted = name == "incremental_accuracy" and scenario == "class_incremental"
+            value = incremental_accuracy(matrix.values, num_examples) if weighted else function(matrix.values)
             found[name] = Metric(None, missing) if np.isnan(value) else Metric(value)
     found["transfer_gain"] = Metric(None, "needs the `single` reference run of the same seed")
     found["intransigence"] = Metric(None, "needs the `joint` reference run of the same seed")
+    if scenario == "class_incremental":
+        found["task_identification"] = Metric(identified.task) if identified else Metric(None, missing)
+        never = identified is not None and np.isnan(identified.within)
+        reason = "no example's task was identified" if never else missing
+        found["within_task_accuracy"] = Metric(identified.within) if identified and not never else Metric(None, reason)
     return found

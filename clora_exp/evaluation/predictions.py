@@ -13,15 +13,17 @@ import numpy as np
 import pandas as pd
 
 from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
-from clora_exp.tasks.stream import TaskStream
+from clora_exp.evaluation.metrics import Identified
+from clora_exp.tasks.scenario import Scenario
 
 COLUMNS = ["after", "task", "example", "label", "predicted"]
 
 Predicted = Mapping[tuple[int, int], np.ndarray]  # (row i, task index) → predicted label index of every example, (n,)
 
 
-def to_frame(stream: TaskStream, split: str, predicted: Predicted) -> pd.DataFrame:
+def to_frame(scenario: Scenario, split: str, predicted: Predicted) -> pd.DataFrame:
     """Return the table of all answers, by row of the accuracy matrix, then task, then the order of the split."""
+    stream = scenario.stream
     rows = [INIT, *stream.names]
     blocks = []
     for (i, t), answers in sorted(predicted.items()):
@@ -32,7 +34,7 @@ def to_frame(stream: TaskStream, split: str, predicted: Predicted) -> pd.DataFra
             "task": task.name,
             "example": [example.id for example in examples],
             "label": [example.label for example in examples],
-            "predicted": [task.labels[answer] for answer in answers],
+            "predicted": [scenario.labels(t)[answer] for answer in answers],
         }
         blocks.append(pd.DataFrame(block, columns=COLUMNS))
     return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=COLUMNS)
@@ -64,3 +66,11 @@ def correct_right_after_learning(frame: pd.DataFrame, task: str) -> pd.Series:
     """Return for every example of `task`, by id, whether it was answered right when the task had just been learned."""
     rows = frame[(frame["after"] == task) & (frame["task"] == task)]
     return (rows["label"] == rows["predicted"]).set_axis(rows["example"])
+
+
+def identified(frame: pd.DataFrame, classes: dict[str, str]) -> Identified:
+    """Return how often the answers after the last task are of the right task, and then right; classes: label → task."""
+    last = frame[frame["after"] == frame["after"].iloc[-1]]
+    is_task = last["predicted"].map(classes) == last["task"]
+    is_right = last["predicted"] == last["label"]
+    return Identified(float(is_task.mean()), float(is_right[is_task].mean()))

@@ -1,8 +1,9 @@
-"""A method = an adapter setting plus strategies: the hooks that the loop and a session call, and how they combine.
+"""A method = an adapter setting plus strategies, put together: what the loop and a session call.
 
-`Strategy` is what a new method subclasses; `Method` puts model, adapters and strategies together.
+The hooks of a strategy are in `strategy.py`; which adapters and heads answer a batch in each scenario, in `outputs.py`.
 """
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -14,63 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clora_exp import discovery
-from clora_exp.adapters.active import UNLEARNED, Active, Unlearned, answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
 from clora_exp.config import ExperimentConfig, MethodConfig
-from clora_exp.errors import ModelError, unknown
+from clora_exp.errors import ConfigError, ModelError, unknown
+from clora_exp.methods.outputs import Outputs
+from clora_exp.methods.strategy import Strategy
 from clora_exp.models.backends import checkpoint_layers
 from clora_exp.models.base import TaskModel
-from clora_exp.models.batches import Batch
+from clora_exp.models.batches import Batch, EncodedSplit
+from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import Task, TaskStream
 
 log = logging.getLogger("clora_exp")
 
 SIMILARITY_EXAMPLES = 256  # of a task: their mean moves by a sixteenth of the examples' own spread
-
-
-class Strategy:
-    """What a method adds to plain training. Every hook has a harmless default; none sees a Trainer, logger or file.
-
-    A strategy `x` is the one subclass in `methods/x.py`, beside its `Config`. Apart from gradients in
-    `before_optimizer_step`, hooks return values and change nothing but the strategy's own state.
-    """
-
-    def __init__(self, config: Any, method: "Method") -> None:
-        self.config = config
-        self.method = method
-
-    def before_task(self, t: int, task: Task) -> None:
-        """Called before task t (0-based) trains, when its adapters are ready."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return further optimiser groups: {"params": […], "optimizer": "adamw" | "sgd", "lr"?, "weight_decay"?}."""
-        return []
-
-    def training_loss(self, batch: Batch) -> Tensor | None:
-        """Return a term to add to the batch's cross-entropy, e.g. on examples from a memory."""
-        return None
-
-    def penalty(self) -> Tensor | None:
-        """Return a term to add that depends on the parameters alone."""
-        return None
-
-    def route(self, batch: Batch) -> Active | None:
-        """Return the index of the task, or of each row's, whose adapters answer the batch; None: the batch's own."""
-        return None
-
-    def before_optimizer_step(self) -> None:
-        """Change gradients; called once an optimiser step, after accumulation and before clipping."""
-
-    def after_task(self, t: int, task: Task) -> None:
-        """Called when task t has been trained, before it is evaluated."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values that the next task needs."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
 
 
 @dataclass(frozen=True)
@@ -96,28 +55,27 @@ class Method:
         self.task_names = stream.names
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.method.head_learning_rate or config.trainer.head_learning_rate
+        self.scenario = Scenario(config.scenario, stream)
+        self.outputs = Outputs(config, self.scenario)
         kind = discovery.model_kinds.load(config.model.kind)
-        self.model: TaskModel = kind.build(config.model, [len(task.labels) for task in stream], config.method.backend)
+        self.model: TaskModel = kind.build(config.model, config.method.backend)
+        self.outputs.attach(self.model)
         self.adapters: Adapters | None = None
         if self.config.trainable == "adapters":
             self.adapters = Adapters(self.model.backbone, self.config, config.model.settings.target_modules)
+            self.outputs.adapters = self.adapters
         self.model.requires_grad_(False).to(device)
         if config.trainer.gradient_checkpointing:
             checkpoint_layers(self.model.backbone)
         self.model.eval()  # the backbone's own dropout stays off in training too; the adapters' is theirs to switch
+        self.outputs.place()
         self.means: dict[int, Tensor] = {}  # of a warm start's tasks, (d,)
         self.strategies = [_strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
 
-    def slot(self, t: int) -> int:
-        """Return the index under which the adapters keep task t."""
-        return t if self.config.protocol == "sequence" else 0
-
-    def _answers(self, task: int) -> int | Unlearned:
-        """Return what answers a task in the adapters: its slot, or before the task has begun nothing learned."""
-        if not 0 <= task < len(self.task_names):
-            raise ModelError(f"task {task} is not in the stream; have: 0 to {len(self.task_names) - 1}")
-        slot = self.slot(task)
-        return slot if self.adapters is None or self.adapters.has(slot) else UNLEARNED
+    def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
+        """Return a split as the model reads it; its labels are indices into the scenario's labels of the task."""
+        encoded = self.model.encode(t, task, split)
+        return dataclasses.replace(encoded, labels=self.scenario.index(t)[encoded.labels])
 
     def indices(self, names: Sequence[str]) -> Tensor:
         """Return each row's task, (n,), from its name: what a mixed batch is answered and trained by.
@@ -130,17 +88,20 @@ class Method:
                 raise ModelError(unknown("task", name, self.task_names))
         return torch.tensor([self.task_names.index(name) for name in names])
 
-    def heads_in_session(self, t: int) -> nn.ModuleList:
-        """Return the heads that train in the session of task t."""
-        return self.model.heads if self.config.protocol == "joint" else self.model.heads[t : t + 1]
+    def heads_in_session(self, t: int) -> list[nn.Parameter]:
+        """Return the parameters of the heads that train in the session of task t."""
+        heads = self.outputs.heads_in_session(t, any(s.trains_earlier_heads for s in self.strategies))
+        return [parameter for head in heads for parameter in head.parameters()]
 
     def before_task(self, t: int, task: Task) -> None:
         """Make what the method trains on the task trainable, and nothing else."""
+        self.outputs.num_begun = t + 1
         if self.adapters:
-            self.adapters.start_task(self.slot(t), self._warm_start(t, task))
+            self.adapters.start_task(self.outputs.slot(t), self._warm_start(t, task))
         if self.config.trainable == "all":
             self.model.backbone.requires_grad_(True)
-        self.heads_in_session(t).requires_grad_(True)
+        for parameter in self.heads_in_session(t):
+            parameter.requires_grad_(True)
         for strategy in self.strategies:
             strategy.before_task(t, task)
 
@@ -151,16 +112,10 @@ class Method:
         """
         if self.config.warm_start == "none" or self.config.protocol != "sequence":
             return None
-        split = self.model.encode(t, task, "train")
+        split = self.encode(t, task, "train")
         count = min(SIMILARITY_EXAMPLES, len(split))
         rows = [i * len(split) // count for i in range(count)]  # a source may be sorted by class
-        device = next(self.model.parameters()).device
-        total = torch.zeros(())
-        with torch.no_grad(), answering(UNLEARNED):  # without factors that all tasks share: the backbone itself
-            for start in range(0, len(rows), 32):
-                inputs = split[rows[start : start + 32]].inputs
-                total = total + self.model.features({k: v.to(device) for k, v in inputs.items()}).sum(0).cpu()
-        self.means[t] = total / len(rows)
+        self.means[t] = self.outputs.frozen_features(split, rows).cpu().mean(0)
         similarity = {j: float(F.cosine_similarity(self.means[t], self.means[j], dim=0)) for j in range(t)}
         if not similarity:
             return None
@@ -173,32 +128,21 @@ class Method:
         groups = self.adapters.parameter_groups() if self.adapters else []
         if self.config.trainable == "all":
             groups = _whole_backbone(self.model.backbone)
-        heads = list(self.heads_in_session(t).parameters())
-        groups = [*groups, {"params": heads, "optimizer": "adamw", "lr": self.head_learning_rate}]
+        groups = [*groups, {"params": self.heads_in_session(t), "optimizer": "adamw", "lr": self.head_learning_rate}]
         for strategy in self.strategies:
             groups = [*groups, *strategy.parameter_groups()]
         return [{"lr": self.learning_rate, **group} for group in groups]
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return logits (n, c) over the labels of the batch's task; −inf beyond a row's own in a mixed batch."""
+        """Return what the model answers, logits (n, c) over the scenario's labels; −inf beyond a row's own."""
         routes = [route for strategy in self.strategies if (route := strategy.route(batch)) is not None]
-        answer: Active
-        if routes:
-            answer = routes[0]
-        elif isinstance(batch.task, Tensor):
-            answer = batch.task * (self.config.protocol == "sequence")
-            if self.adapters and not torch.compiler.is_compiling():
-                self.adapters.check(answer)
-        else:
-            assert isinstance(batch.task, int)
-            answer = self._answers(batch.task)
-        with answering(answer):
-            return self.model(batch)
+        return self.outputs.logits(batch, routes[0] if routes else None)
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of the batch plus every term of the strategies and the penalties."""
-        loss = F.cross_entropy(self.logits(batch), batch.labels)
-        terms = [strategy.training_loss(batch) for strategy in self.strategies]
+        answer = self.outputs.answer(batch)
+        loss = F.cross_entropy(self.outputs.masked(answer.logits, batch), batch.labels)
+        terms = [strategy.training_loss(batch, answer) for strategy in self.strategies]
         terms += [self.adapters.penalty() if self.adapters else None]
         terms += [strategy.penalty() for strategy in self.strategies]
         for term in terms:
@@ -217,13 +161,18 @@ class Method:
             strategy.after_task(t, task)
         if self.adapters:
             self.adapters.finish_task()
+        if self.outputs.identifies:
+            self.outputs.learn_to_identify(t, self.encode(t, task, "train"))
         self.model.requires_grad_(False)
         self.model.heads.refresh()
 
     def state_of(self, t: int) -> dict[str, Tensor]:
-        """Return what answers task t: "head.weight", "head.bias" and the adapters' "<part>/<module>"."""
-        head = {f"head.{name}": value for name, value in self.model.heads[t].state_dict().items()}
-        return head | (self.adapters.state_of(self._answers(t)) if self.adapters else {})
+        """Return what task t learned: "head.weight", "head.bias" and the adapters' "<part>/<module>".
+
+        It answers among the labels of the task alone; which examples are the task's is for others to know.
+        """
+        head = {f"head.{name}": value for name, value in self.outputs.head(t).state_dict().items()}
+        return head | (self.adapters.state_of(self.outputs.active(t)) if self.adapters else {})
 
     def exported(self, t: int, task: Task, base: str) -> Exported:
         """Return what answers task t for other software; `base` is what the base model is called.
@@ -235,7 +184,7 @@ class Method:
             raise ModelError(reason)
         assert self.adapters is not None
         of = {"task": task.name, "base": base, "description": task.description, "labels": tuple(task.labels)}
-        return self.model.exported(self.adapters, self.slot(t), self.model.heads[t], of)
+        return self.model.exported(self.adapters, self.outputs.slot(t), self.outputs.head(t), of)
 
     def backbone_weights(self) -> dict[str, Tensor]:
         """Return the weights of a backbone that trains, by name; empty where it is frozen."""
@@ -262,7 +211,7 @@ class Method:
 
         Two equal fingerprints in one run mean equal answers: the evaluation need not be repeated.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"" if self.scenario.knows_task else str(self.outputs.num_begun).encode())
         for name, tensor in sorted((self.state_of(t) | self.backbone_weights()).items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -273,6 +222,8 @@ class Method:
             "heads": self.model.heads.state_dict(),
             "backbone": self.backbone_weights(),
             "adapters": self.adapters.state_dict() if self.adapters else {},
+            "num_begun": self.outputs.num_begun,
+            "identifier": self.outputs.identifier.state_dict() if self.outputs.identifier else {},
             "means": {str(t): mean for t, mean in self.means.items()},
             "strategies": {
                 name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)
@@ -287,15 +238,35 @@ class Method:
             self.model.backbone.load_state_dict(state["backbone"])
         if self.adapters:
             self.adapters.load_state_dict(state["adapters"])
+        self.outputs.num_begun = state["num_begun"]
+        if self.outputs.identifier:
+            self.outputs.identifier.load_state_dict(state["identifier"])
         self.means = {int(t): mean for t, mean in state["means"].items()}
         for name, strategy in zip(self.config.strategies, self.strategies, strict=True):
             strategy.load_state_dict(state["strategies"][name])
+
+
+def check_strategies(config: ExperimentConfig) -> None:
+    """Look whether the strategies can work in this experiment.
+
+    Raises:
+        ConfigError: one cannot, with the reason.
+    """
+    for name in config.method.strategies:
+        strategy = _strategy_class(name)
+        if config.scenario not in strategy.scenarios:
+            have = ", ".join(strategy.scenarios)
+            raise ConfigError(f"scenario={config.scenario}: method.{name} cannot run in it; have: {have}")
+        if reason := strategy.objection(config):
+            raise ConfigError(f"method.{name}: {reason}")
 
 
 def not_exportable(config: MethodConfig) -> str | None:
     """Return why what a method learns is no low-rank update of the backbone; None where it is one."""
     if config.trainable != "adapters":
         return f"method.trainable={config.trainable}: there is no adapter to export"
+    if config.head != "linear":
+        return f"method.head={config.head}: the exported head is linear"
     for name in config.strategies:
         if _strategy_class(name).route is not Strategy.route:
             return f"method.{name} chooses what answers by the input; one low-rank update cannot express that"

@@ -1,4 +1,4 @@
-"""What methods and the loop know of a model: a backbone, a head a task, and how a split is encoded."""
+"""What methods and the loop know of a model: a backbone, its heads, and how a split is encoded."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,22 +8,34 @@ from torch import Tensor, nn
 from clora_exp.adapters.exported import Classifier, Exported
 from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.models.heads import Heads
-from clora_exp.tasks.stream import Task
+from clora_exp.tasks.stream import Example, Task
 
 if TYPE_CHECKING:  # a configuration is checked without PEFT
     from clora_exp.adapters.backbone import Adapters
 
 
 class TaskModel(nn.Module):
-    """A backbone with one head a task. A kind of model subclasses it and sets `backbone` and `heads`."""
+    """A backbone with heads. A kind of model subclasses it and sets `backbone`; the method adds the heads.
+
+    Shapes: n examples, d features.
+    """
 
     backbone: Any  # an nn.Module with a transformers config
     heads: Heads
-    tokenizer: Any  # transformers'
+    tokenizer: Any  # transformers'; of images their processor
+
+    @property
+    def width(self) -> int:
+        """d, the features that the heads read."""
+        return self.backbone.config.hidden_size
+
+    def add_heads(self, sizes: Sequence[int], cosine_scale: float | None = None) -> None:
+        """Draw heads of so many labels each from torch's global generator; the caller seeds it."""
+        self.heads = Heads(self.width, sizes, cosine_scale)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits (n, c) over the labels of the batch's task; −inf beyond a row's own in a mixed batch."""
-        raise AssertionError(f"{type(self).__name__} defines no forward")
+        """Return logits of each row's own head, (n, c); −inf beyond a row's labels in a mixed batch."""
+        return self.heads(self.features(batch.inputs), batch.task)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return one vector an example, (n, d), which the heads read."""
@@ -33,9 +45,21 @@ class TaskModel(nn.Module):
         """Return the split of task t (0-based) as the model reads it, from the cache where it is there."""
         raise AssertionError(f"{type(self).__name__} defines no encode")
 
-    def inputs_of(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return texts as `features` takes them, in one batch."""
+    def unbatch(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return each example of a batch by itself, on the CPU, without padding: what a memory keeps."""
+        raise AssertionError(f"{type(self).__name__} defines no unbatch")
+
+    def collate(self, examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return examples as `unbatch` gave them in one batch, as `features` takes it."""
+        raise AssertionError(f"{type(self).__name__} defines no collate")
+
+    def inputs_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return examples that are not part of a split as `features` takes them, in one batch."""
         raise AssertionError(f"{type(self).__name__} defines no inputs_of")
+
+    def probe(self, words: Sequence[str]) -> list[Example]:
+        """Return examples on which an exported task is compared with itself; of texts the words."""
+        return [Example(str(i), word, "", str(i)) for i, word in enumerate(words)]
 
     @property
     def classifier(self) -> Classifier | None:
@@ -43,7 +67,7 @@ class TaskModel(nn.Module):
         return None
 
     def loading_code(self, is_merged: bool = False) -> str:
-        """Return Python that answers `texts` from an exported task, without this project.
+        """Return Python that answers `texts`, or `images`, from an exported task, without this project.
 
         It may use HERE (the exported folder) and, unless the task is merged into the weights, BASE (the base model's).
         It sets `model`, `logits` (n, c), and in the end `predicted`, label names.

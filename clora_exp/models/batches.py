@@ -1,5 +1,6 @@
-"""Encoded examples and how they become batches: ragged token ids, grouped by length, padded to the batch's longest."""
+"""Encoded examples and how they become batches: grouped by length; texts are padded to the batch's longest."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clora_exp.adapters.active import Active
-
 
 @dataclass
 class Batch:
@@ -17,48 +16,46 @@ class Batch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    task: Active  # t, or (n,) in a mixed batch
+    task: int | Tensor  # t, or (n,) in a mixed batch
     rows: Tensor  # (n,): which examples of their split these are
 
 
 @dataclass(frozen=True)
 class EncodedSplit(Dataset[Batch]):
-    """The token ids of one split, concatenated, with the start of each example.
+    """One split as a model reads it; a kind of model says how. labels: (n,) int64."""
 
-    token_ids: (total,) int32; starts: (n + 1,) int64; labels: (n,) int64.
-    """
-
-    token_ids: np.ndarray
-    starts: np.ndarray
     labels: np.ndarray
     task: int
-    pad_token_id: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, (n,)."""
-        return np.diff(self.starts)
+        """What each example costs, (n,), e.g. its tokens; a batch is of examples of similar length."""
+        return np.ones(len(self), dtype=np.int64)
+
+    def example(self, row: int) -> np.ndarray:
+        """Return one example by itself."""
+        raise AssertionError(f"{type(self).__name__} defines no example")
+
+    def stacked(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """Return examples, of this or another split of its kind, in one batch as the model's forward takes it."""
+        raise AssertionError(f"{type(self).__name__} defines no stacked")
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all examples, without padding."""
-        return len(self.token_ids)
+        """The lengths of all examples together, without padding."""
+        return int(self.lengths.sum())
 
     def num_batches(self, batch_size: int) -> int:
         """Return the batches of one epoch."""
         return -(-len(self) // batch_size)
 
     def __getitem__(self, rows: list[int]) -> Batch:
-        """Return the examples `rows`, padded to the longest of them."""
-        inputs = _padded([self.tokens(row) for row in rows], self.pad_token_id)
+        """Return the examples `rows`."""
+        inputs = self.stacked([self.example(row) for row in rows])
         return Batch(inputs, torch.from_numpy(self.labels[rows]), self.task, torch.tensor(rows))
-
-    def tokens(self, row: int) -> np.ndarray:
-        """Return the token ids of one example, (l,)."""
-        return self.token_ids[self.starts[row] : self.starts[row + 1]]
 
     def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
         """Return batches in a fresh order each epoch: shuffled, and of similar length within each."""
@@ -72,15 +69,40 @@ class EncodedSplit(Dataset[Batch]):
         return DataLoader(self, batch_size=None, sampler=batches)
 
 
+@dataclass(frozen=True)
+class EncodedTexts(EncodedSplit):
+    """The token ids of one split, concatenated, with the start of each example.
+
+    token_ids: (total,) int32; starts: (n + 1,) int64.
+    """
+
+    token_ids: np.ndarray
+    starts: np.ndarray
+    pad_token_id: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, (n,)."""
+        return np.diff(self.starts)
+
+    def example(self, row: int) -> np.ndarray:
+        """Return the token ids of one example, (l,)."""
+        return self.token_ids[self.starts[row] : self.starts[row + 1]]
+
+    def stacked(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """Return token ids and mask, (n, l) each, padded to the longest."""
+        return padded(examples, self.pad_token_id)
+
+
 def mixed_batch(splits: Sequence[EncodedSplit], which: Sequence[tuple[int, int]]) -> Batch:
     """Return the examples (split, row) as one batch, each with its own task."""
-    inputs = _padded([splits[i].tokens(row) for i, row in which], splits[0].pad_token_id)
+    inputs = splits[0].stacked([splits[i].example(row) for i, row in which])
     labels = torch.tensor([int(splits[i].labels[row]) for i, row in which])
     tasks = torch.tensor([splits[i].task for i, _ in which])
     return Batch(inputs, labels, tasks, torch.tensor([row for _, row in which]))
 
 
-def _padded(texts: list[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
+def padded(texts: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
     """Return token ids and mask, (n, l), padded to the longest."""
     lengths = np.array([len(text) for text in texts])
     ids = np.full((len(texts), lengths.max()), pad_token_id, dtype=np.int64)
@@ -93,11 +115,12 @@ def _padded(texts: list[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
 class JointSplit(Dataset[Batch]):
     """The training examples of several tasks, for one session that learns them together.
 
-    A batch is of one task, since tasks have heads of their own, and the tasks' batches are mixed at random, as in
-    MT-DNN (Liu et al. 2019, arXiv 1901.11504). `task` is the last of them.
+    A batch is of one task where tasks have heads of their own, and the tasks' batches are mixed at random, as in
+    MT-DNN (Liu et al. 2019, arXiv 1901.11504). With one head for all, `is_mixed`, the examples are. `task` is the last.
     """
 
     splits: list[EncodedSplit]
+    is_mixed: bool = False
 
     @property
     def task(self) -> int:
@@ -111,15 +134,25 @@ class JointSplit(Dataset[Batch]):
 
     def num_batches(self, batch_size: int) -> int:
         """Return the batches of one epoch."""
+        if self.is_mixed:
+            return -(-sum(map(len, self.splits)) // batch_size)
         return sum(split.num_batches(batch_size) for split in self.splits)
 
-    def __getitem__(self, which: tuple[int, list[int]]) -> Batch:
-        """Return the examples (split, rows)."""
+    def __getitem__(self, which: tuple[int, list[int]] | list[int]) -> Batch:
+        """Return the examples (split, rows), or rows of all splits one after another."""
+        if isinstance(which, list):
+            starts = np.cumsum([0, *map(len, self.splits)])
+            of = np.searchsorted(starts, which, side="right") - 1
+            pairs = [(int(i), int(row - starts[i])) for i, row in zip(of, which, strict=True)]
+            return dataclasses.replace(mixed_batch(self.splits, pairs), task=self.task)
         split, rows = which
         return self.splits[split][rows]
 
     def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
-        """Return every example of every task once an epoch, each task's batches in the order it has alone."""
+        """Return every example of every task once an epoch; without a mix each task's batches as it has them alone."""
+        if self.is_mixed:
+            lengths = np.concatenate([split.lengths for split in self.splits])
+            return DataLoader(self, batch_size=None, sampler=LengthGroupedBatches(lengths, batch_size, seed))
         samplers = [LengthGroupedBatches(split.lengths, batch_size, seed + i) for i, split in enumerate(self.splits)]
         return DataLoader(self, batch_size=None, sampler=MixedBatches(samplers, seed))
 

@@ -1,27 +1,27 @@
-"""A text encoder (BERT and its like) with one linear head a task: texts → logits over the task's labels."""
+"""A text encoder (BERT and its like): texts → one vector each, which heads read."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
-from torch import Tensor, nn
+from torch import Tensor
 
 from clora_exp.adapters.exported import Classifier
 from clora_exp.config import STRICT, Count, ModelConfig, Targets
-from clora_exp.errors import ModelError
+from clora_exp.errors import DataError, ModelError
 from clora_exp.models.backends import load_backbone
 from clora_exp.models.base import TaskModel
-from clora_exp.models.batches import Batch, EncodedSplit
-from clora_exp.models.heads import Heads
+from clora_exp.models.batches import EncodedTexts, padded
 from clora_exp.models.weights import sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
-from clora_exp.tasks.stream import Task
+from clora_exp.tasks.stream import Example, Task
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -31,28 +31,21 @@ class Config:
     """How a text becomes one vector."""
 
     __pydantic_config__ = STRICT
+    files: ClassVar[tuple[str, ...]] = ("config.json", "tokenizer.json", "*.safetensors")
     max_length: Count = 48  # tokens; longer texts are cut. Measured: experiments/token_length.py
     pooling: Literal["mean", "pooler"] = "mean"  # mean over the mask, or the model's pooler on the first token
     target_modules: Targets = None  # adapted unless the method says otherwise; null: attention
 
 
 class TextEncoder(TaskModel):
-    """Backbone and heads; `forward` answers each row of a batch with its task's head.
+    """Backbone and heads. Shapes: n examples, l tokens, d hidden size."""
 
-    Shapes: n examples, l tokens, d hidden size, c labels of the task.
-    """
-
-    def __init__(self, backbone: Any, tokenizer: Any, folder: Path, config: Config, num_labels: list[int]) -> None:
+    def __init__(self, backbone: Any, tokenizer: Any, folder: Path, config: Config) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = Heads(nn.Linear(backbone.config.hidden_size, c) for c in num_labels)
         self.config = config
         self.tokenizer = tokenizer
         self._tokenizer_sha256 = sha256(folder, *TOKENIZER)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return logits (n, c)."""
-        return self.heads(self.features(batch.inputs), batch.task)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return one vector an example, (n, d)."""
@@ -62,13 +55,21 @@ class TextEncoder(TaskModel):
         mask_nl1 = inputs["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)
         return (output.last_hidden_state * mask_nl1).sum(1) / mask_nl1.sum(1)
 
-    def inputs_of(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def inputs_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return token ids and mask, (n, l) each."""
+        texts = [example.text for example in examples]
         return dict(
-            self.tokenizer(
-                list(texts), truncation=True, max_length=self.config.max_length, padding=True, return_tensors="pt"
-            )
+            self.tokenizer(texts, truncation=True, max_length=self.config.max_length, padding=True, return_tensors="pt")
         )
+
+    def unbatch(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the token ids of each example, (l,) int32."""
+        ids, lengths = inputs["input_ids"].to("cpu", torch.int32), inputs["attention_mask"].sum(1).tolist()
+        return [{"input_ids": row[:length].clone()} for row, length in zip(ids, lengths, strict=True)]
+
+    def collate(self, examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return token ids and mask, padded to the longest, (n, l)."""
+        return padded([example["input_ids"].numpy() for example in examples], self.tokenizer.pad_token_id)
 
     @property
     def classifier(self) -> Classifier | None:
@@ -107,8 +108,15 @@ class TextEncoder(TaskModel):
         lines += ["    logits = output.logits"] if self.classifier else apart
         return "\n".join([*imports, *lines, "predicted = [labels[i] for i in logits.argmax(-1)]"])
 
-    def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
-        """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split and length."""
+    def encode(self, t: int, task: Task, split: str) -> EncodedTexts:
+        """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split and length.
+
+        Raises:
+            DataError: the task's examples are images, or it is free-form.
+        """
+        if task.modality != "text" or task.is_free_form:
+            what = "are images" if task.modality != "text" else "have no labels"
+            raise DataError(f"task {task.name!r}: its examples {what}; a text encoder needs texts with labels")
         parts = f"{self._tokenizer_sha256} {task.sha256[split]} {self.config.max_length}"
         key = hashlib.sha256(parts.encode()).hexdigest()[:32]
         path = cache_dir() / "tokens" / f"{key}.safetensors"
@@ -122,7 +130,7 @@ class TextEncoder(TaskModel):
             store(path, save_arrays({"token_ids": token_ids, "starts": starts}))
         index = {label: i for i, label in enumerate(task.labels)}
         labels = np.array([index[example.label] for example in task.split(split)], dtype=np.int64)
-        return EncodedSplit(token_ids, starts, labels, t, self.tokenizer.pad_token_id)
+        return EncodedTexts(labels, t, token_ids, starts, self.tokenizer.pad_token_id)
 
     def _tokenise(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         encoded = self.tokenizer(texts, truncation=True, max_length=self.config.max_length)["input_ids"]
@@ -139,10 +147,8 @@ def identity(config: ModelConfig) -> str:
     return sha256(weights_folder(config), "*.safetensors", "config.json", *TOKENIZER)
 
 
-def build(config: ModelConfig, num_labels: list[int], backend: str = "peft") -> TextEncoder:
-    """Load the backbone, frozen and in evaluation mode, and give it a head a task, of so many labels each.
-
-    Draws the heads from torch's global generator; the caller seeds it.
+def build(config: ModelConfig, backend: str = "peft") -> TextEncoder:
+    """Load the backbone, frozen and in evaluation mode.
 
     Raises:
         ModelError: the weights are missing or are no text encoder, or the texts are longer than it reads.
@@ -170,4 +176,4 @@ def build(config: ModelConfig, num_labels: list[int], backend: str = "peft") -> 
             f"model.text_encoder.max_length={settings.max_length}: {config.name} has {positions} positions"
         )
     backbone.requires_grad_(False)
-    return TextEncoder(backbone, tokenizer, folder, settings, num_labels)
+    return TextEncoder(backbone, tokenizer, folder, settings)

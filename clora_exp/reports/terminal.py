@@ -4,7 +4,7 @@ Writes to one console, standard output as a rule. Without a terminal the bars be
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -47,6 +48,16 @@ class Terminal:
         else:
             self.console.print(text)
             yield
+
+    @contextmanager
+    def making(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show how far something that is made once has come, with the time left; yield what to call after each step."""
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TimeRemainingColumn())
+        if not self.console.is_terminal:
+            self.console.print(Text(f"{what}: once, then it comes from the cache"))
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
 
     def header(self, config: ExperimentConfig, stream: TaskStream, folder: RunDirectory, device: torch.device) -> None:
         """Print what runs, where and on what."""

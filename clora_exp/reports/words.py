@@ -13,6 +13,8 @@ METRICS = {
     "forward_transfer": "gain on a task before learning it",
     "transfer_gain": "gain over learning each task alone",
     "intransigence": "loss against learning all tasks together",
+    "task_identification": "answers at the end that are a class of the right task",
+    "within_task_accuracy": "of these, those that are the right class",
 }
 SIGNED = {"backward_transfer", "forward_transfer", "transfer_gain"}
 

@@ -22,7 +22,7 @@ from clora_exp.errors import ModelError, RunError
 from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.loop import run
 from clora_exp.saved import load_task
-from clora_exp.tasks.stream import load_stream
+from clora_exp.tasks.stream import Example, load_stream
 
 ADAPTED = [name for name in METHODS if name not in ("frozen", "full")]
 
@@ -114,6 +114,7 @@ with torch.no_grad():
     logits = model(input_ids=inputs["input_ids"]).logits"""
 PEFT = {"peft": "from peft import PeftModel", "adapt": "model = PeftModel.from_pretrained(model, HERE).eval()"}
 TEXTS = ["red blue cat", "gold tin dog"]
+PROBE = [Example(text, text, "", text) for text in TEXTS]
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -147,7 +148,7 @@ def decoder(request, tmp_path, tiny_bert):
 def test_a_decoder_s_task_is_a_plain_lora(decoder, tmp_path) -> None:
     base, exported, logits = decoder
     write_peft(tmp_path / "lora", exported)
-    certify(tmp_path / "lora", exported, base, TEXTS, logits)
+    certify(tmp_path / "lora", exported, base, PROBE, logits)
     check(tmp_path / "lora", "second")
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     assert config["fan_in_fan_out"] == exported.is_conv1d
@@ -167,7 +168,7 @@ def test_a_decoder_s_task_is_merged_into_a_plain_checkpoint(decoder, tmp_path, t
     exported = dataclasses.replace(exported, code=code)
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     write_merged(tmp_path / "merged", exported, model, transformers.AutoTokenizer.from_pretrained(base))
-    certify(tmp_path / "merged", exported, base, TEXTS, logits, is_merged=True)
+    certify(tmp_path / "merged", exported, base, PROBE, logits, is_merged=True)
     check(tmp_path / "merged", "second")
 
 
@@ -182,10 +183,10 @@ def test_a_wrong_prefix_or_a_wrong_scale_gets_no_certificate(decoder, tmp_path) 
         {n.replace("base_model.model.", "model."): x for n, x in right.items()}, folder / "adapter_model.safetensors"
     )
     with pytest.raises(ModelError, match=r"differ by .* when reloaded; at most 1e-05"):
-        certify(folder, exported, base, TEXTS, logits)
+        certify(folder, exported, base, PROBE, logits)
     save_file({n: 1.01 * x for n, x in right.items()}, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="differ by"):
-        certify(folder, exported, base, TEXTS, logits)
+        certify(folder, exported, base, PROBE, logits)
     assert not (folder / "certificate.json").exists()
 
 

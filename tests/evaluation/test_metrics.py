@@ -25,19 +25,17 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_metric_has_the_hand_worked_value(name: str, hand_worked) -> None:
     matrix = AccuracyMatrix(["a", "b", "c"], np.array(hand_worked))
-    assert metrics_of_run(matrix, head_per_task=False)[name].value == pytest.approx(BY_HAND[name], abs=1e-12)
+    assert metrics_of_run(matrix, scenario="domain_incremental")[name].value == pytest.approx(BY_HAND[name], abs=1e-12)
 
 
 def test_forward_transfer_is_null_with_a_reason_where_every_task_has_its_own_head(hand_worked) -> None:
-    metric = metrics_of_run(AccuracyMatrix(["a", "b", "c"], np.array(hand_worked)), head_per_task=True)[
-        "forward_transfer"
-    ]
+    metric = metrics_of_run(AccuracyMatrix(["a", "b", "c"], np.array(hand_worked)))["forward_transfer"]
     assert metric.value is None
     assert "untrained" in metric.reason
 
 
 def test_metrics_that_compare_tasks_are_null_for_one_task() -> None:
-    found = metrics_of_run(AccuracyMatrix(["a"], np.array([[0.2], [0.9]])), head_per_task=True)
+    found = metrics_of_run(AccuracyMatrix(["a"], np.array([[0.2], [0.9]])))
     assert found["average_accuracy"].value == 0.9
     assert found["learning_accuracy"].value == 0.9
     for name in ("backward_transfer", "forgetting", "mean_drop", "forward_transfer"):
@@ -46,13 +44,13 @@ def test_metrics_that_compare_tasks_are_null_for_one_task() -> None:
 
 
 def test_an_incomplete_matrix_gives_nulls_and_never_zeros() -> None:
-    found = metrics_of_run(AccuracyMatrix(["a", "b"]), head_per_task=False)
+    found = metrics_of_run(AccuracyMatrix(["a", "b"]), scenario="domain_incremental")
     assert {metric.value for metric in found.values()} == {None}
     assert all(metric.reason for metric in found.values())
 
 
 def test_metrics_that_need_other_runs_say_which() -> None:
-    found = metrics_of_run(AccuracyMatrix(["a"], np.array([[0.2], [0.9]])), head_per_task=True)
+    found = metrics_of_run(AccuracyMatrix(["a"], np.array([[0.2], [0.9]])))
     assert "`single`" in found["transfer_gain"].reason
     assert "`joint`" in found["intransigence"].reason
 
@@ -72,6 +70,6 @@ def test_against_the_references_of_the_same_seed(hand_worked) -> None:
     ],
 )
 def test_references_have_the_metrics_that_their_cells_define(protocol: str, rows, defined: dict[str, float]) -> None:
-    found = metrics_of_run(AccuracyMatrix(["a", "b"], np.array(rows)), head_per_task=True, protocol=protocol)
+    found = metrics_of_run(AccuracyMatrix(["a", "b"], np.array(rows)), protocol=protocol)
     assert {name: m.value for name, m in found.items() if m.value is not None} == pytest.approx(defined)
     assert {"joint": "at once", "single": "alone"}[protocol] in found["forgetting"].reason

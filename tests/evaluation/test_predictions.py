@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from clora_exp.evaluation import predictions
+from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import Example, Task, TaskStream
 
 
@@ -22,7 +23,7 @@ def stream() -> TaskStream:
 
 def test_rows_come_in_the_order_of_the_matrix_with_names_for_labels(stream: TaskStream) -> None:
     answers = {(1, 0): np.array([0, 1, 0]), (0, 1): np.array([1, 1, 1]), (0, 0): np.array([0, 0, 0])}
-    frame = predictions.to_frame(stream, "test", answers)
+    frame = predictions.to_frame(Scenario("task_incremental", stream), "test", answers)
     assert frame.after.tolist() == ["init"] * 6 + ["one"] * 3
     assert frame.task.tolist() == ["one"] * 3 + ["two"] * 3 + ["one"] * 3
     assert frame.predicted.tolist() == ["None"] * 3 + ["1"] * 3 + ["None", "1", "None"]
@@ -32,7 +33,7 @@ def test_rows_come_in_the_order_of_the_matrix_with_names_for_labels(stream: Task
 def test_labels_that_look_like_numbers_or_nothing_come_back_as_text_and_bytes_are_stable(
     stream: TaskStream, tmp_path, monkeypatch
 ) -> None:
-    frame = predictions.to_frame(stream, "test", {(2, 1): np.array([0, 1, 1])})
+    frame = predictions.to_frame(Scenario("task_incremental", stream), "test", {(2, 1): np.array([0, 1, 1])})
     first = predictions.to_bytes(frame)
     monkeypatch.setattr(time, "time", lambda: 1e9)
     assert predictions.to_bytes(frame) == first

@@ -13,7 +13,7 @@ WIDTHS = [2, 5, 3]
 @pytest.fixture
 def heads() -> Heads:
     torch.manual_seed(0)
-    return Heads(nn.Linear(7, width, dtype=torch.float64) for width in WIDTHS).requires_grad_(False)
+    return Heads(7, WIDTHS).double().requires_grad_(False)
 
 
 def test_each_row_is_answered_by_its_own_head_and_nothing_beyond_its_labels(heads: Heads) -> None:

@@ -6,7 +6,9 @@ The text holds no code. A description may use the words of its chapter's title (
 
 from dataclasses import dataclass
 
-from clora_exp.config import STRICT, Count, Name
+import numpy as np
+
+from clora_exp.config import STRICT, Annotated, Count, Le, Name
 from clora_exp.tasks.packages import package_fingerprint
 from clora_exp.tasks.split import PerClass, distinct, grouped_splits
 from clora_exp.tasks.stream import Example, Task
@@ -25,10 +27,11 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Examples a class and split; 21 classes."""
+    """Examples a class and split; 21 classes, in one task or dealt in order to several."""
 
     __pydantic_config__ = STRICT
     name: Name = "medical"
+    sessions: Annotated[Count, Le(21)] = 1  # tasks, called <name>-1, <name>-2, …; with 21 one class each
     train_per_class: Count = 80
     validation_per_class: Count = 19
     test_per_class: Count = 38
@@ -40,7 +43,7 @@ def fingerprint() -> str:
 
 
 def tasks(config: Config, data_seed: int) -> list[Task]:
-    """Return the one task."""
+    """Return the tasks in the order of the chapters."""
     import simple_icd_10_cm as icd  # two seconds of parsing: only where the cache has nothing
 
     examples = []
@@ -54,4 +57,11 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
     sizes = PerClass(config.train_per_class, config.validation_per_class, config.test_per_class)
     splits = grouped_splits(config.name, distinct(examples), sizes, data_seed)
     description = "the description of a diagnosis → its ICD-10-CM chapter"
-    return [Task(config.name, description, LICENCE, ATTRIBUTION, list(NAMES.values()), **splits)]
+    if config.sessions == 1:
+        return [Task(config.name, description, LICENCE, ATTRIBUTION, list(NAMES.values()), **splits)]
+    found = []
+    for number, labels in enumerate(np.array_split(list(NAMES.values()), config.sessions), 1):
+        own = {split: [e for e in examples if e.label in set(labels)] for split, examples in splits.items()}
+        what = f"{description}, of {len(labels)}: {', '.join(labels)}"
+        found.append(Task(f"{config.name}-{number}", what, LICENCE, ATTRIBUTION, labels.tolist(), **own))
+    return found

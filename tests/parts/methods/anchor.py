@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from clora_exp.config import STRICT, PositiveFloat
-from clora_exp.methods.base import Strategy
+from clora_exp.methods.strategy import Strategy
 
 
 @dataclass(frozen=True)

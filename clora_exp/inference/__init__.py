@@ -1,0 +1,1 @@
+"""Answers for examples whose task is not known: identifying the task."""
