@@ -34,9 +34,14 @@ def load_backbone(folder: Path, backend: str, max_length: int) -> tuple[Any, lis
         )
         return backbone.eval(), []
     transformers.utils.logging.disable_progress_bar()
-    backbone, info = transformers.AutoModel.from_pretrained(
-        folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # the caller judges what is missing
+    try:
+        backbone, info = transformers.AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
     return backbone, list(info["missing_keys"])
 
 

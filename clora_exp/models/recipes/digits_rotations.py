@@ -19,7 +19,7 @@ from clora_exp.tasks.cache import cache_dir
 from clora_exp.tasks.sources import digits
 
 WIDTH, LAYERS, NUM_HEADS, PATCH = 64, 4, 4, 2
-STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, SEED = 1500, 128, 2e-3, 0.05, 0
+STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, SEED = 1500, 64, 2e-3, 0.05, 0
 
 
 def folder() -> Path:
