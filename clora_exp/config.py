@@ -109,6 +109,13 @@ class MethodConfig:
         if self.save_weights and self.trainable != "all":
             raise ValueError(f"save_weights=true needs trainable=all: with {self.trainable} the backbone never changes")
 
+    @property
+    def forgets(self) -> bool:
+        """Whether what answers a task, its head apart, goes on training after it."""
+        shared = self.factors == "shared" and self.basis == "learned" and self.factor_tasks != 1
+        routing_goes_on = self.routing == "additive" and self.inference_routing == "latest"
+        return self.trainable == "all" or (self.trainable == "adapters" and (shared or routing_goes_on))
+
 
 @dataclass(frozen=True)
 class TasksConfig:

@@ -6,20 +6,12 @@ import io
 from rich.console import Console
 
 from clora_exp.compose import CONF
-from clora_exp.config import MethodConfig
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 
 METHODS = [*sorted(path.stem for path in (CONF / "method").glob("*.yaml")), "lora_anchor"]
 IN_TURN = [name for name in METHODS if name not in ("joint", "single")]
 BYTES = ["accuracy_matrix.csv", "metrics.json", "predictions.csv.gz"]
-
-
-def forgets(settings: MethodConfig) -> bool:
-    """Tell whether what answers a task goes on training after it."""
-    shared = settings.factors == "shared" and settings.basis == "learned" and settings.factor_tasks != 1
-    routing_goes_on = settings.routing == "additive" and settings.inference_routing == "latest"
-    return settings.trainable == "all" or (settings.trainable == "adapters" and (shared or routing_goes_on))
 
 
 def quiet() -> Terminal:

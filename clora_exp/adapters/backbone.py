@@ -6,7 +6,8 @@ absorbed here and in `layer.py`.
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ class Adapters:
         inject = _inject_plainly if settings.backend == "plain" else _inject_with_peft
         inject(backbone, linear, targets, settings)
         self.settings = settings
+        self._is_whole = False
         self.layers = {name: m for name, m in backbone.named_modules() if isinstance(m, FamilyLayer)}
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
@@ -50,6 +52,11 @@ class Adapters:
         for layer in self.layers.values():
             layer.start_task(t, like)
             layer.lora_dropout.train()
+
+    def set_dropout(self, is_on: bool) -> None:
+        """Let the adapters' dropout act, or not."""
+        for layer in self.layers.values():
+            layer.lora_dropout.train(is_on)
 
     def finish_task(self) -> None:
         """Freeze what the task in training has learned."""
@@ -96,6 +103,37 @@ class Adapters:
     def _trainable(self, *parts: str) -> list[nn.Parameter]:
         every = (layer.part(part) for layer in self.layers.values() for part in parts if part in layer.parts)
         return [parameter for parameter in every if parameter.requires_grad]
+
+    def shared_parameters(self) -> dict[str, Tensor]:
+        """Return what trains and answers earlier tasks too, by "<part>/<module>"; of additive routing R_old + R_δ."""
+        shared: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            for part in layer.parts:
+                parameter = layer.part(part)
+                if parameter.requires_grad and part not in layer.owned:
+                    is_sum = part == "routing" and self.settings.routing == "additive" and not self._is_whole
+                    shared[f"{part}/{name}"] = layer.lora_routing_old + parameter if is_sum else parameter
+        return shared
+
+    @contextmanager
+    def whole_gradients(self) -> Iterator[None]:
+        """Let R_δ hold R_old too, so that A and B have the gradients of the whole update, as no session gives them."""
+        if self.settings.routing != "additive":
+            yield
+            return
+        pairs = [(layer.lora_routing_old, layer.part("routing").data) for layer in self.layers.values()]
+        kept = [(old.clone(), delta.clone()) for old, delta in pairs]
+        try:
+            self._is_whole = True
+            for old, delta in pairs:
+                delta.add_(old)
+                old.zero_()
+            yield
+        finally:
+            self._is_whole = False
+            for (old, delta), (old_before, delta_before) in zip(pairs, kept, strict=True):
+                old.copy_(old_before)
+                delta.copy_(delta_before)
 
     def penalty(self) -> Tensor | None:
         """Return λ Σ_layers P(R_δ), or None where the setting has no penalty or there is no old task."""

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from clora_exp.adapters.exported import Exported
 from clora_exp.config import ExperimentConfig, MethodConfig
 from clora_exp.errors import ConfigError, ModelError, unknown
 from clora_exp.methods.outputs import Outputs
-from clora_exp.methods.strategy import Strategy
+from clora_exp.methods.strategy import Answer, Strategy
 from clora_exp.models.backends import checkpoint_layers
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
@@ -53,6 +54,7 @@ class Method:
         """Build the model on `device` and inject the adapters; draws from torch's global generator."""
         self.config = config.method
         self.task_names = stream.names
+        self.seed, self.batch_size, self.device = config.seed, config.trainer.batch_size, torch.device(device)
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.method.head_learning_rate or config.trainer.head_learning_rate
         self.scenario = Scenario(config.scenario, stream)
@@ -102,8 +104,12 @@ class Method:
             self.model.backbone.requires_grad_(True)
         for parameter in self.heads_in_session(t):
             parameter.requires_grad_(True)
+        if self.adapters:
+            self.adapters.set_dropout(False)
         for strategy in self.strategies:
             strategy.before_task(t, task)
+        if self.adapters:
+            self.adapters.set_dropout(True)
 
     def _warm_start(self, t: int, task: Task) -> int | None:
         """Return the earlier task that task t starts from: the nearest by the cosine of the tasks' mean features.
@@ -148,6 +154,35 @@ class Method:
         for term in terms:
             loss = loss if term is None else loss + term
         return loss
+
+    def answer(self, batch: Batch) -> Answer:
+        """Return what the model gives for a batch of training, whatever its tasks."""
+        return self.outputs.answer(batch)
+
+    def loss(self, batch: Batch, answer: Answer) -> Tensor:
+        """Return the mean loss of a batch's labels, all classes seen competing."""
+        return F.cross_entropy(answer.logits, batch.labels)
+
+    def log_probabilities(self, batch: Batch) -> Tensor:
+        """Return log p of each label, (n, c), −inf for what is not among a row's labels."""
+        return F.log_softmax(self.answer(batch).logits, dim=-1)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what trains at this moment, in the order of the model."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def shared_parameters(self) -> dict[str, Tensor]:
+        """Return, of what trains, what answers earlier tasks too, by name: no part or head of the task's own."""
+        shared = dict(self.adapters.shared_parameters()) if self.adapters else {}
+        if self.config.trainable == "all":
+            shared |= {f"backbone.{name}": p for name, p in self.model.backbone.named_parameters() if p.requires_grad}
+        if not self.scenario.knows_task and not self.outputs.identifies:
+            shared |= {f"heads.{name}": p for name, p in self.model.heads.named_parameters() if p.requires_grad}
+        return shared
+
+    def whole_gradients(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients are those of the loss, where a setting's mechanism changes them."""
+        return self.adapters.whole_gradients() if self.adapters else nullcontext()
 
     def before_optimizer_step(self) -> None:
         """Let the strategies change gradients."""

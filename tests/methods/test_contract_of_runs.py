@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trials import METHODS, content, forgets, quiet
+from trials import METHODS, content, quiet
 
 from clora_exp import loop
 from clora_exp.errors import Interrupted
@@ -58,7 +58,7 @@ def test_every_metric_has_a_value_or_a_reason(whole) -> None:
 
 def test_methods_that_share_nothing_forget_exactly_nothing(whole) -> None:
     stored = whole.read()
-    if stored.protocol == "sequence" and not forgets(whole.config.method):
+    if stored.protocol == "sequence" and not whole.config.method.forgets:
         assert stored.metrics["backward_transfer"].value == 0
         frame = read_predictions(whole.path / "predictions.csv.gz")
         for task in ("first", "second"):

@@ -1,0 +1,57 @@
+"""Averaged GEM: a step must not raise the loss on a batch of kept examples of all earlier tasks, to first order.
+
+Chaudhry et al. 2019 (arXiv 1812.00420). One reference gradient a step, at today's parameters, so the cost is flat.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from clora_exp.config import STRICT, Count
+from clora_exp.methods.memory import ExampleMemory
+from clora_exp.methods.projection import agem_projection, flattened, write_gradients
+from clora_exp.methods.rehearsal import Rehearsal
+from clora_exp.tasks.stream import Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is kept, and how much of it a step looks at."""
+
+    __pydantic_config__ = STRICT
+    examples_per_task: Count = 64
+    batch_size: Count = 64  # of the reference gradient
+
+
+class AGEM(Rehearsal):
+    """State: the memory."""
+
+    source: ClassVar[str] = "Chaudhry et al. 2019, 1812.00420"
+    stores: ClassVar[str] = "examples: so many a task"
+    step_cost: ClassVar[str] = "flat: one more backward pass"
+    task_cost: ClassVar[str] = "a pass over some examples, without the model"
+
+    def __init__(self, config: Config, method: Any) -> None:
+        super().__init__(config, method)
+        self.memory = ExampleMemory("reservoir", None, None, method.seed)
+
+    def before_optimizer_step(self) -> None:
+        """Project the gradient."""
+        if not len(self.memory):
+            return
+        parameters = self.method.trained_parameters()
+        kept, _ = self.memory.sample(self.config.batch_size, self.method.model, self.method.device)
+        with torch.enable_grad():
+            loss = self.method.loss(kept, self.method.answer(kept))
+        reference = flattened(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+        g = flattened([p.grad for p in parameters], parameters)
+        if torch.dot(g, reference) < 0:
+            write_gradients(agem_projection(g, reference), parameters)
+
+    def after_task(self, t: int, task: Task) -> None:
+        """Keep some of the task's training examples."""
+        split = self.method.encode(t, task, "train")
+        rows = np.random.default_rng([self.method.seed, t]).permutation(len(split))
+        self.memory.offer_split(split, self.method.model, rows[: self.config.examples_per_task])

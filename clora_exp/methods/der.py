@@ -1,0 +1,63 @@
+"""Dark experience replay: kept examples are held to the logits they had when they were seen.
+
+Buzzega et al. 2020 (arXiv 2004.07211), eq. 5: L + α E ‖z − h(x)‖² over a reservoir of examples, with logits z stored as
+the example passed by in training. A head that has grown since is compared in the logits it had. Differs: the mean of
+the squared differences over the logits, as the released code takes it, for which α is given.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from clora_exp.config import Count, NonNegativeFloat
+from clora_exp.methods.memory import ExampleMemory
+from clora_exp.methods.rehearsal import MemoryConfig, Rehearsal
+from clora_exp.methods.strategy import Answer
+from clora_exp.models.batches import Batch
+
+
+@dataclass(frozen=True)
+class Config(MemoryConfig):
+    """What is kept, and how it is rehearsed."""
+
+    capacity: Count | None = 200  # the smallest buffer of the paper
+    batch_size: Count | None = None  # from memory; null: the trainer's
+    alpha: NonNegativeFloat = 0.3  # of the logits' term; the paper's for split CIFAR-10
+
+
+class DER(Rehearsal):
+    """State: the memory, with logits."""
+
+    source: ClassVar[str] = "Buzzega et al. 2020, 2004.07211"
+    stores: ClassVar[str] = "examples with their logits, up to a bound"
+    step_cost: ClassVar[str] = "flat: one more batch"
+
+    def __init__(self, config: Any, method: Any) -> None:
+        super().__init__(config, method)
+        self.memory = ExampleMemory(config.selection, config.capacity, config.capacity_bytes, method.seed)
+
+    def training_loss(self, batch: Batch, answer: Answer) -> Tensor | None:
+        """Return the term, and then offer the batch to the memory with the logits it has now."""
+        term = self._rehearse() if len(self.memory) else None
+        self.memory.offer_batch(batch, self.method.model, answer.logits)
+        return term
+
+    def _rehearse(self) -> Tensor | None:
+        if self.config.alpha == 0:
+            return None
+        kept, logits = self._draw()
+        assert logits is not None
+        return self.config.alpha * distance(self.method.answer(kept).logits, logits)
+
+    def _draw(self) -> tuple[Batch, Tensor | None]:
+        count = self.config.batch_size or self.method.batch_size
+        return self.memory.sample(count, self.method.model, self.method.device)
+
+
+def distance(now: Tensor, then: Tensor) -> Tensor:
+    """Return the mean squared difference of logits (n, c) to those stored, (n, c'), NaN where there were none."""
+    had = then.isfinite()
+    difference = torch.where(had, now[:, : then.shape[1]], 0) - then.nan_to_num()
+    return difference.square().sum() / had.sum()

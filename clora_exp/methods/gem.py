@@ -1,0 +1,68 @@
+"""Gradient episodic memory: a step must not raise the loss on any earlier task's kept examples, to first order.
+
+Lopez-Paz & Ranzato 2017 (arXiv 1706.08840). The memory holds examples; the reference gradients are taken at today's
+parameters in every step, one backward pass an earlier task, so a step's cost grows with the tasks: that is the method.
+The projection acts on the whole accumulated gradient, before clipping. An optimiser that rescales coordinates, as Adam
+does, turns the step again; the guarantee is that of the gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from clora_exp.config import STRICT, Count, NonNegativeFloat, PositiveFloat
+from clora_exp.methods.memory import ExampleMemory
+from clora_exp.methods.projection import flattened, gem_projection, write_gradients
+from clora_exp.methods.rehearsal import Rehearsal
+from clora_exp.tasks.stream import Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is kept, and how the gradient is turned."""
+
+    __pydantic_config__ = STRICT
+    examples_per_task: Count = 64
+    margin: NonNegativeFloat = 0.5  # the paper's memory strength γ
+    ridge: PositiveFloat = 1e-3  # on the diagonal of the scaled QP
+
+
+class GEM(Rehearsal):
+    """State: the memory."""
+
+    source: ClassVar[str] = "Lopez-Paz & Ranzato 2017, 1706.08840"
+    stores: ClassVar[str] = "examples: so many a task"
+    step_cost: ClassVar[str] = "grows: a backward pass an earlier task"
+    task_cost: ClassVar[str] = "a pass over some examples, without the model"
+
+    def __init__(self, config: Config, method: Any) -> None:
+        super().__init__(config, method)
+        self.memory = ExampleMemory("reservoir", None, None, method.seed)
+        self._t = 0
+
+    def before_task(self, t: int, task: Task) -> None:
+        """Take note of how many tasks are earlier."""
+        self._t = t
+
+    def before_optimizer_step(self) -> None:
+        """Project the gradient."""
+        if self._t == 0:
+            return
+        parameters = self.method.trained_parameters()
+        rows = []
+        for k in range(self._t):
+            kept, _ = self.memory.batch(self.memory.of_task(k), self.method.model, self.method.device)
+            with torch.enable_grad():
+                loss = self.method.loss(kept, self.method.answer(kept))
+            rows.append(flattened(torch.autograd.grad(loss, parameters, allow_unused=True), parameters))
+        g, G = flattened([p.grad for p in parameters], parameters), torch.stack(rows)
+        if (G @ g < 0).any():
+            write_gradients(gem_projection(g, G, self.config.margin, self.config.ridge), parameters)
+
+    def after_task(self, t: int, task: Task) -> None:
+        """Keep some of the task's training examples."""
+        split = self.method.encode(t, task, "train")
+        rows = np.random.default_rng([self.method.seed, t]).permutation(len(split))
+        self.memory.offer_split(split, self.method.model, rows[: self.config.examples_per_task])

@@ -1,0 +1,51 @@
+"""Gradients turned so that they do not point uphill for earlier tasks: the projections of GEM and A-GEM.
+
+Shapes: p numbers in all parameters, k earlier tasks.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor, nn
+
+
+def gem_projection(g: Tensor, G: Tensor, margin: float = 0.0, ridge: float = 1e-3) -> Tensor:
+    """Return the gradient nearest to g (p,) whose products with the rows of G (k, p) are not negative.
+
+    Lopez-Paz & Ranzato 2017 (arXiv 1706.08840), eqs. 8 to 11: min ½‖g − g̃‖² s.t. G g̃ ≥ 0, whose dual is
+    min_v ½ vᵀ G Gᵀ v + gᵀ Gᵀ v s.t. v ≥ margin, and g̃ = Gᵀ v + g. The margin favours earlier tasks. Solved as a
+    non-negative least-squares problem in v − margin: with G Gᵀ = L Lᵀ the objective is ½‖Lᵀ v + L⁻¹ G g‖².
+    Differs: gradients are scaled by the largest norm before the QP, so that `ridge`, added to the diagonal of the
+    scaled G Gᵀ, means the same whatever their size; the paper's code adds 1e-3 to the unscaled one.
+    """
+    scale = float(G.norm(dim=1).max())
+    if scale == 0:
+        return g
+    P = ((G @ G.T) / scale**2).double().cpu().numpy() + ridge * np.eye(len(G))
+    q = (G @ g / scale**2).double().cpu().numpy() + margin * P.sum(axis=1)  # of w = v − margin ≥ 0
+    L = np.linalg.cholesky(P)
+    w, _ = nnls(L.T, -np.linalg.solve(L, q))
+    return g + G.T @ torch.from_numpy(w + margin).to(G)
+
+
+def agem_projection(g: Tensor, reference: Tensor) -> Tensor:
+    """Return g − (gᵀ r / rᵀ r) r where gᵀ r < 0, else g (Chaudhry et al. 2019, arXiv 1812.00420, eq. 11)."""
+    product = torch.dot(g, reference)
+    return g if product >= 0 else g - product / torch.dot(reference, reference) * reference
+
+
+def flattened(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return gradients as one vector (p,); None, which nothing depended on, is zero."""
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs])
+
+
+def write_gradients(vector: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Set the parameters' gradients from one vector (p,); one that had none and gets zeros keeps none."""
+    for parameter, part in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+        if parameter.grad is not None:
+            parameter.grad.copy_(part.view_as(parameter))
+        elif part.any():
+            parameter.grad = part.view_as(parameter).clone()

@@ -1,0 +1,48 @@
+"""What strategies that keep examples have in common: the keys of a bounded memory, and when rehearsing makes sense."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from clora_exp.config import STRICT, Count, ExperimentConfig
+from clora_exp.methods.memory import ExampleMemory, Selection
+from clora_exp.methods.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Bounds of a memory. Not the Config of a strategy itself."""
+
+    __pydantic_config__ = STRICT
+    selection: Selection = "reservoir"  # or class_balanced
+    capacity: Count | None = None  # examples
+    capacity_bytes: Count | None = None
+
+
+class Rehearsal(Strategy):
+    """A strategy with an example memory; it draws from generators of its own, seeded by the run's seed."""
+
+    trains_earlier_heads: ClassVar[bool] = True
+    memory: ExampleMemory
+
+    @classmethod
+    def objection(cls, config: ExperimentConfig) -> str | None:
+        """Earlier tasks' examples teach nothing where all that answers them is frozen."""
+        return nothing_shared(config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the memory's state."""
+        return {"memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.memory.load_state_dict(state["memory"])
+
+
+def nothing_shared(config: ExperimentConfig) -> str | None:
+    """Return why it is no use to hold on to earlier tasks; None where something that answers them goes on training."""
+    method = config.method
+    if method.trainable == "heads" and config.scenario == "task_incremental":
+        return "method.trainable=heads with a head a task: nothing that answers earlier tasks goes on training"
+    if method.trainable == "adapters" and not method.forgets:
+        return "with this adapter setting nothing that answers earlier tasks goes on training: they cannot be forgotten"
+    return None
