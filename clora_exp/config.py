@@ -58,6 +58,10 @@ class MethodConfig:
     rank_pattern: dict[str, Count] | None = None  # end of a layer's name → its rank, as PEFT's
     target_modules: Targets = None  # layers; all-linear: all but the output; attention: q, k, v, o; null: the model's
     factors: Literal["shared", "per_task"] = "shared"  # one pair A, B for all tasks, or one pair a task
+    composition: Literal["own", "sum", "columns"] = "own"  # adapters/composition.py: what of earlier tasks answers too
+    magnitudes: Literal["fixed", "learned"] = (
+        "fixed"  # of earlier updates in the sum; learned: of unit length times one
+    )
     basis: Literal["learned", "svd"] = "learned"  # svd: A and B from the truncated SVD of W0, frozen
     routing: Literal["none", "additive", "per_task"] = "none"  # R: identity, R_old + R_δ, or one a task
     routing_std: NonNegativeFloat = 1e-3  # start of R_δ from the second task on; of R_t on fixed factors 0
@@ -100,6 +104,16 @@ class MethodConfig:
             )
         if self.orthogonality != "none" and self.routing != "additive":
             raise ValueError(f"orthogonality={self.orthogonality} needs routing=additive: it compares R_δ with R_old")
+        if self.composition != "own" and (
+            self.factors != "per_task" or self.routing != "none" or self.gate != "none" or self.warm_start != "none"
+        ):
+            raise ValueError(f"composition={self.composition} needs factors=per_task, no routing, gate or warm start")
+        if self.composition == "columns" and self.scale != "fixed":
+            raise ValueError("composition=columns needs scale=fixed: a lateral link scales already")
+        if self.magnitudes == "learned" and (self.composition != "sum" or self.scale != "fixed"):
+            raise ValueError("magnitudes=learned needs composition=sum and scale=fixed: they are the scales")
+        if self.composition == "sum" and self.scale != "fixed":
+            raise ValueError("composition=sum needs scale=fixed; magnitudes=learned has a scale a task")
         if self.strategies and self.protocol != "sequence":
             raise ValueError(
                 f"protocol={self.protocol} trains the adapter setting alone; leave out {', '.join(self.strategies)}"
@@ -113,6 +127,7 @@ class MethodConfig:
     def forgets(self) -> bool:
         """Whether what answers a task, its head apart, goes on training after it."""
         shared = self.factors == "shared" and self.basis == "learned" and self.factor_tasks != 1
+        shared = shared or self.composition == "sum"
         routing_goes_on = self.routing == "additive" and self.inference_routing == "latest"
         return self.trainable == "all" or (self.trainable == "adapters" and (shared or routing_goes_on))
 

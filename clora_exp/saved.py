@@ -1,5 +1,6 @@
 """A learned task back from a run's folder: model, adapters and head, as they answered when it had just been learned."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
 from clora_exp.compose import SECTIONS
-from clora_exp.config import ExperimentConfig, structure
+from clora_exp.config import ExperimentConfig, MethodConfig, structure
 from clora_exp.errors import ModelError, RunError, unknown
 from clora_exp.methods.base import not_exportable
 from clora_exp.models.base import TaskModel
@@ -95,7 +96,24 @@ def load_task(run: Path, task: str) -> SavedTask:
         raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
     model = kind.build(config.model)
     model.add_heads([len(manifest["labels"])])
-    adapters = Adapters(model.backbone, config.method, config.model.settings.target_modules)
+    adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
     adapters.add_state(state)
     model.heads[0].load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
     return SavedTask(config, manifest, model.requires_grad_(False).eval(), adapters)
+
+
+def _of_one_task(settings: MethodConfig, state: dict[str, Tensor]) -> MethodConfig:
+    """Return the setting under which what is saved is one task: a sum of updates becomes one update of their ranks."""
+    if settings.composition != "sum":
+        return settings
+    times = max(len(tensor) for name, tensor in state.items() if name.startswith("A/")) // max(
+        settings.rank, *(settings.rank_pattern or {}).values()
+    )
+    return dataclasses.replace(
+        settings,
+        composition="own",
+        magnitudes="fixed",
+        rank=settings.rank * times,
+        alpha=settings.alpha * times,
+        rank_pattern={end: rank * times for end, rank in (settings.rank_pattern or {}).items()} or None,
+    )

@@ -97,7 +97,11 @@ class Adapters:
             factors["lr"] = s.factor_learning_rate
         if s.factor_optimizer == "sgd" and not first:
             factors |= {"optimizer": "sgd", "weight_decay": 0.0}
-        small = {"params": self._trainable("routing", "gate", "scale"), "optimizer": "adamw", "weight_decay": 0.0}
+        small = {
+            "params": self._trainable("routing", "gate", "scale", "magnitude", "lateral"),
+            "optimizer": "adamw",
+            "weight_decay": 0.0,
+        }
         return [group for group in (factors, small) if group["params"]]
 
     def _trainable(self, *parts: str) -> list[nn.Parameter]:
@@ -154,6 +158,8 @@ class Adapters:
             values = {"routing": routing, "gate": parts.gate, "scale": scale}
             if not self.basis_is_fixed():
                 values |= {"A": parts.A, "B": parts.B}
+            if self.settings.composition == "columns":
+                values["lateral"] = layer.lateral_of(t)
             state |= {f"{part}/{name}": value.detach() for part, value in values.items() if value is not None}
         return state
 
@@ -167,6 +173,8 @@ class Adapters:
         Raises:
             ModelError: a part that is missing or left over, named; or a task is in training, which comes first.
         """
+        if self.settings.composition != "own":
+            raise ModelError(f"method.composition={self.settings.composition}: tasks build on each other; have: own")
         if self.has(self.num_ended):
             raise ModelError(f"task {self.num_ended} is in training; others can come when it has ended")
         expected = {f"{part}/{name}" for name, layer in self.layers.items() for part in layer.owned}
@@ -298,8 +306,11 @@ class Adapters:
             layer.num_ended, layer.task = int(state["num_ended"]), None
             own = {key.removeprefix(f"{name}/"): v for key, v in state.items() if key.startswith(f"{name}/")}
             for key, value in own.items():
-                if key.startswith("lora_stack_"):
+                if key.startswith(("lora_stack_", "lora_laterals")):
                     setattr(layer, key, value.to(layer.part("A").device))
+                for part in ("magnitude", "lateral"):
+                    if key.startswith(f"lora_{part}."):
+                        layer.resize(part, value.to(layer.part("A")))
             layer.load_state_dict(own, strict=False)
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from clora_exp.adapters.active import UNLEARNED, Active
+from clora_exp.adapters.composition import columns_update, lateral_blocks, num_pairs, summed, update_norm
 from clora_exp.adapters.penalty import orthogonality
 from clora_exp.config import MethodConfig
 from clora_exp.errors import ModelError
@@ -64,6 +65,7 @@ class FamilyLayer(nn.Module):
     parts: tuple[str, ...]  # which parts this setting has, of A, B, routing, gate, scale
     owned: tuple[str, ...]  # those that each task has for itself
     lora_routing_old: Tensor  # R_old (r, r), where routing is additive
+    lora_laterals: Tensor  # (pairs, r, r), where tasks are columns
 
     def set_up(self, settings: MethodConfig) -> None:
         """Add routing, gate, scale and the stacks of what a task owns."""
@@ -79,6 +81,11 @@ class FamilyLayer(nn.Module):
             parts["gate"] = like.new_zeros(shape)
         if settings.scale == "learned":
             parts["scale"] = like.new_zeros(())
+        if settings.magnitudes == "learned":
+            parts["magnitude"] = like.new_zeros(0)  # of each ended task; grows
+        if settings.composition == "columns":
+            parts["lateral"] = like.new_zeros(0, r, r)  # of the column in training; grows
+            self.register_buffer("lora_laterals", like.new_zeros(0, r, r))  # of those that ended
         for part, value in parts.items():
             setattr(self, f"lora_{part}", nn.ParameterDict({NAME: nn.Parameter(value)}))
         if settings.routing == "additive":
@@ -164,6 +171,8 @@ class FamilyLayer(nn.Module):
             for part in self.owned:
                 if part != "snapshot":
                     self.part(part).copy_(self.stack(part)[like])
+        if s.composition == "columns":
+            self.resize("lateral", self.lora_laterals.new_zeros(t, self.rank, self.rank))
         for part in self.parts:
             self.part(part).requires_grad_(factors_train if part in ("A", "B") else True)
 
@@ -177,10 +186,23 @@ class FamilyLayer(nn.Module):
         if self.settings.routing == "additive":
             self.lora_routing_old += self.part("routing")
             self.part("routing").zero_()
+        length: Tensor | float = 1.0
+        if self.settings.magnitudes == "learned":
+            length = update_norm(self.part("A"), self.part("B"))
+            self.resize("magnitude", torch.cat([self.part("magnitude"), length[None]]))
+            length = length if length > 0 else 1.0
+        if self.settings.composition == "columns":
+            self.lora_laterals = torch.cat([self.lora_laterals, self.part("lateral").detach()])
         for part in self.owned:
             value = self.lora_routing_old if part == "snapshot" else self.part(part)
+            value = value / length if part == "B" else value
             setattr(self, f"lora_stack_{part}", torch.cat([self.stack(part), value.detach()[None]]))
         self.num_ended, self.task = self.num_ended + 1, None
+
+    def resize(self, part: str, value: Tensor) -> None:
+        """Give a part that grows with the tasks another size, as a parameter that does not train yet."""
+        holder: Any = self._modules[f"lora_{part}"]
+        holder._parameters[NAME] = nn.Parameter(value.detach().clone(), requires_grad=False)
 
     def stack(self, part: str) -> Tensor:
         """Return an owned part of all ended tasks, (T, …)."""
@@ -205,9 +227,12 @@ class FamilyLayer(nn.Module):
             owned = ()
         elif isinstance(task, int) and task != self.task and not 0 <= task < self.num_ended:
             raise ModelError(not_learned(task, self.num_ended))
+        if self.settings.composition == "sum" and task is not UNLEARNED:
+            return Parts(*self._sum(), None, None, None, self.scaling[NAME])
         values = {
             part: self._rows(self.stack(part), partial(self.part, part), task) if part in owned else self.part(part)
             for part in self.parts
+            if part != "lateral"
         }
         R: Tensor | None = values.get("routing")
         R_old: Tensor | None = None
@@ -218,6 +243,31 @@ class FamilyLayer(nn.Module):
                 R = self._rows(R.new_zeros(()).expand_as(stack), lambda: now[0], task)
                 R_old = self._rows(stack, lambda: now[1], task)
         return Parts(values["A"], values["B"], R, R_old, values.get("gate"), values.get("scale", self.scaling[NAME]))
+
+    def _sum(self) -> tuple[Tensor, Tensor]:
+        """Return the updates of all ended tasks and of the one in training as one pair."""
+        magnitudes = self.part("magnitude") if self.settings.magnitudes == "learned" else None
+        A, B = summed(self.stack("A"), self.stack("B"), magnitudes)
+        if self.task is None:
+            return A, B
+        return torch.cat([A, self.part("A")]), torch.cat([B, self.part("B")], dim=1)
+
+    def lateral_of(self, t: Active) -> Tensor | None:
+        """Return column t's links to those before it, (t, r, r); None where nothing has been learned."""
+        if not isinstance(t, int):
+            return None
+        return self.part("lateral") if t == self.task else self.lora_laterals[num_pairs(t) : num_pairs(t + 1)]
+
+    def columns(self, x: Tensor, t: int) -> Tensor:
+        """Return what the columns 0 to t add to x ((t + 1) n, …, in), the rows of one after those of another."""
+        if t != self.task and not 0 <= t < self.num_ended:
+            raise ModelError(not_learned(t, self.num_ended))
+        A, B, laterals = self.stack("A"), self.stack("B"), self.lora_laterals
+        if t == self.task:
+            A, B = torch.cat([A, self.part("A")[None]]), torch.cat([B, self.part("B")[None]])
+            laterals = torch.cat([laterals, self.part("lateral")])
+        blocks = lateral_blocks(laterals[: num_pairs(t + 1)], t + 1)
+        return columns_update(x, A[: t + 1], B[: t + 1], blocks) * self.scaling[NAME]
 
     def _rows(self, stack: Tensor, workspace: Callable[[], Tensor], task: Active) -> Tensor:
         """Return the task's row of a stack (T, …), of the task in training the workspace; of tensors (n, …)."""
@@ -256,7 +306,7 @@ class FamilyLayer(nn.Module):
 
 
 def owned_parts(s: MethodConfig) -> tuple[str, ...]:
-    """Return which parts are a task's own; the others are shared by all tasks."""
+    """Return which parts are kept for each task by itself; the others are shared by all tasks."""
     owned = {
         "A": s.factors == "per_task",
         "B": s.factors == "per_task",

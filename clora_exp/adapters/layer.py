@@ -6,7 +6,7 @@ import torch
 from peft.tuners import lora
 from torch import Tensor, nn
 
-from clora_exp.adapters.active import active_task
+from clora_exp.adapters.active import Unlearned, active_task
 from clora_exp.adapters.family import NAME, FamilyLayer
 from clora_exp.adapters.routed import RoutedUpdate, linear
 from clora_exp.config import MethodConfig
@@ -30,6 +30,11 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return W0 x + b plus the update of the task, or of each row's task, that the call answers."""
         result = self.base_layer(x, *args, **kwargs)
+        if self.settings.composition == "columns" and not self.disable_adapters:
+            task = active_task()
+            return (
+                result if isinstance(task, Unlearned) else result + self.columns(self.lora_dropout[NAME](x), int(task))
+            )
         parts = None if self.disable_adapters else self.parts_of(active_task())
         if parts is None:
             return result

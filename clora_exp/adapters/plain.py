@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from clora_exp.adapters.active import active_task
+from clora_exp.adapters.active import Unlearned, active_task
 from clora_exp.adapters.family import NAME, FamilyLayer, Parts
 from clora_exp.config import MethodConfig
 
@@ -36,6 +36,10 @@ class PlainLinear(FamilyLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Return W0 x + b plus the update of the task, or of each row's task, that the call answers."""
         result, task = self.base_layer(x), active_task()
+        if self.settings.composition == "columns":
+            return (
+                result if isinstance(task, Unlearned) else result + self.columns(self.lora_dropout[NAME](x), int(task))
+            )
         if isinstance(task, Tensor) and task.ndim:
             updates = [self._update(self.parts_of(t)) for t in task.tolist()]
             x = self.lora_dropout[NAME](x)
@@ -47,9 +51,10 @@ class PlainLinear(FamilyLayer):
         """Return ΔW (out, in)."""
         assert parts is not None
         A, B, kind = parts.A, parts.B, self.settings.gate
-        R = torch.eye(self.rank).to(A) if parts.R is None else parts.R
+        r = len(A)
+        R = torch.eye(r).to(A) if parts.R is None else parts.R
         gate = torch.ones(()).to(A) if parts.gate is None else torch.sigmoid(parts.gate)
-        inner = torch.diag(gate) if kind == "per_rank" else torch.eye(self.rank).to(A)
+        inner = torch.diag(gate) if kind == "per_rank" else torch.eye(r).to(A)
         delta = B @ inner @ R @ A
         if parts.R_old is not None:
             delta = delta + B.detach() @ inner @ parts.R_old @ A.detach()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from clora_exp import discovery
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
+from clora_exp.adapters.family import FamilyLayer
 from clora_exp.config import ExperimentConfig, MethodConfig
 from clora_exp.errors import ConfigError, ModelError, unknown
 from clora_exp.methods.outputs import Outputs
@@ -167,6 +168,11 @@ class Method:
         """Return log p of each label, (n, c), −inf for what is not among a row's labels."""
         return F.log_softmax(self.answer(batch).logits, dim=-1)
 
+    @property
+    def layers(self) -> dict[str, FamilyLayer]:
+        """The adapted layers by name; none without adapters."""
+        return self.adapters.layers if self.adapters else {}
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what trains at this moment, in the order of the model."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -300,6 +306,10 @@ def not_exportable(config: MethodConfig) -> str | None:
     """Return why what a method learns is no low-rank update of the backbone; None where it is one."""
     if config.trainable != "adapters":
         return f"method.trainable={config.trainable}: there is no adapter to export"
+    if config.composition == "columns":
+        return (
+            "method.composition=columns: a column reads others' activations, it is no low-rank update of the backbone"
+        )
     if config.head != "linear":
         return f"method.head={config.head}: the exported head is linear"
     for name in config.strategies:

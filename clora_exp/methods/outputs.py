@@ -31,7 +31,7 @@ class Outputs:
     def __init__(self, config: ExperimentConfig, scenario: Scenario) -> None:
         settings = config.method
         self.settings, self.scenario = settings, scenario
-        owns = settings.trainable == "adapters" and bool(owned_parts(settings))
+        owns = settings.trainable == "adapters" and bool(owned_parts(settings)) and settings.composition != "sum"
         self.identifies = owns and settings.protocol == "sequence" and not scenario.knows_task
         self.num_begun = 0  # tasks
         self.identifier: Identifier | None = None
@@ -112,9 +112,19 @@ class Outputs:
                 self.adapters.check(active)
         else:
             active = self.active(task)
-        with answering(active if route is None else route):
-            features = self.model.features(batch.inputs)
+        features = self._features(batch.inputs, active if route is None else route)
         return Answer(features, self.logits_of(features, task))
+
+    def _features(self, inputs: dict[str, Tensor], active: Active) -> Tensor:
+        """Return features (n, d) as the task, or each row's, in the adapters answers."""
+        if self.settings.composition != "columns" or isinstance(active, Unlearned):
+            with answering(active):
+                return self.model.features(inputs)
+        last = int(active.max()) if isinstance(active, Tensor) else active
+        with answering(last):
+            every = self.model.features({name: torch.cat([value] * (last + 1)) for name, value in inputs.items()})
+        of_column = every.view(last + 1, -1, every.shape[-1])  # each column's, (T, n, d)
+        return of_column[active, torch.arange(of_column.shape[1])] if isinstance(active, Tensor) else of_column[last]
 
     def active(self, task: int) -> int | Unlearned:
         """Return what answers a task in the adapters: its slot, or before the task has begun nothing learned."""

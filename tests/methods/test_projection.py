@@ -52,7 +52,7 @@ def test_the_margin_is_the_papers_dual_bound(margin: float) -> None:
 
 
 def test_in_the_plane_by_hand() -> None:
-    """g = (1, −1); the earlier task says up, (0, 1): what is left is (1, 0). Another says left and up, (−1, 1): nothing."""
+    """g = (1, −1). One earlier task says up, (0, 1): (1, 0) is left. Another says left and up, (−1, 1): nothing."""
     g, up, left = torch.tensor([1.0, -1.0]), [0.0, 1.0], [-1.0, 1.0]
     torch.testing.assert_close(gem_projection(g, torch.tensor([up]), ridge=RIDGE), torch.tensor([1.0, 0.0]))
     both = gem_projection(g, torch.tensor([up, left]), ridge=RIDGE)
