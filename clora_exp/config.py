@@ -195,7 +195,7 @@ class ExperimentConfig:
     tasks: TasksConfig
     model: ModelConfig
     trainer: TrainerConfig
-    scenario: ScenarioName = "task_incremental"  # is the task known; do classes or inputs change: tasks/scenario.py
+    scenario: ScenarioName = "task_incremental"  # or class_incremental, domain_incremental
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
