@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,8 +286,15 @@ def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) ->
     for key in ("path", "package", "subfolder", "hub_id"):
         del plain["model"][key]
     del plain["tasks"]["description"]
+    plain["tasks"] = _without(plain["tasks"], ("path", "revision"))
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(inner, names) for key, inner in value.items() if key not in names}
 
 
 def _json(value: Any) -> str:

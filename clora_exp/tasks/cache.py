@@ -1,14 +1,15 @@
 """Prepared tasks on disk, keyed by everything that decides them.
 
-The key is a hash of the source's code and the code it splits with, its Config, the data seed and the content
-fingerprint of its raw material, so a cached task is never stale and needs no invalidation. Plain JSON, written
-atomically; a file that cannot be read is prepared again.
+The key is a hash of the source's code and of the modules beside it that it uses, its Config, the data seed and the
+content fingerprint of its raw material, so a cached task is never stale and needs no invalidation. Plain JSON, written
+atomically; a file that cannot be read, or whose images have gone, is prepared again.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,13 @@ def load_or_prepare(source: ModuleType, config: Any, data_seed: int, preparing: 
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["sha256"] != _digest(stored["tasks"]):
             raise ValueError("hash differs")
-        return [
+        tasks = [
             Task(**{**task, **{split: [Example(**row) for row in task[split]] for split in SPLITS}})
             for task in stored["tasks"]
         ]
+        if not all(e.image_is_there for task in tasks for split in SPLITS for e in task.split(split)):
+            raise ValueError("an image has gone")
+        return tasks
     except (OSError, ValueError, KeyError, TypeError):
         with preparing(source.__name__.rpartition(".")[2]):
             tasks = source.tasks(config, data_seed)
@@ -62,11 +66,22 @@ def load_or_prepare(source: ModuleType, config: Any, data_seed: int, preparing: 
 
 
 def _key(source: ModuleType, config: Any, data_seed: int) -> str:
-    from clora_exp.tasks import split
-
-    code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (source, split)]
-    parts = [source.__name__, *code, dataclasses.asdict(config), data_seed, source.fingerprint()]
+    code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _modules(source)]
+    parts = [source.__name__, *code, dataclasses.asdict(config), data_seed, source.fingerprint(config)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _modules(source: ModuleType) -> list[ModuleType]:
+    """Return the source and the modules of this package that it takes something from, and they in turn."""
+    found = {source.__name__: source}
+    waiting = [source]
+    while waiting:
+        for value in list(vars(waiting.pop()).values()):
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if name not in found and str(name).startswith("clora_exp.tasks."):
+                found[str(name)] = sys.modules[str(name)]
+                waiting.append(found[str(name)])
+    return [found[name] for name in sorted(found)]
 
 
 def _digest(rows: Any) -> str:
