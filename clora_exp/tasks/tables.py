@@ -103,7 +103,7 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[Row]:
             if twice is not None:
                 raise DataError(f"{problems.file}: two columns are called {twice!r}")
         elif len(fields) != len(header):
-            problems.add("fields", line, f"no CSV: {len(fields)} fields, the header has {len(header)}")
+            problems.add("fields", line, f"no CSV: {len(header)} fields wanted, as in the header, not {len(fields)}")
         else:
             yield line, dict(zip(header, fields, strict=True))
 

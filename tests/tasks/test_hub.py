@@ -98,8 +98,8 @@ def test_a_data_set_without_a_trustworthy_hub_copy_asks_for_a_local_one() -> Non
     with pytest.raises(DataError) as caught:
         _stream("trace")
     assert str(caught.value) == (
-        "task 'C-STANCE': the hub has no trustworthy copy of it; name a local one: tasks.path=FOLDER for "
-        "FOLDER/C-STANCE, or tasks.hub.datasets.C-STANCE.path=FOLDER"
+        "task 'C-STANCE': the hub has no trustworthy copy of it; download it and write tasks.path=FOLDER, with its "
+        "data in FOLDER/C-STANCE"
     )
 
 

@@ -68,9 +68,9 @@ def fingerprint(config: Config) -> str:
     for task, data in config.datasets.items():
         place = _place(task, data, config)
         if data.revision and re.fullmatch("[0-9a-f]{40}", data.revision) and not hub_data.is_local(place):
-            parts.append([place, data.name, data.revision])
+            parts.append(f"{place} {data.name} {data.revision}")
         else:
-            parts.append([[role, hub_data.content_sha256(rows)] for role, rows in _load(task, data, config).items()])
+            parts += [f"{role} {hub_data.content_sha256(rows)}" for role, rows in _load(task, data, config).items()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -88,8 +88,8 @@ def _place(task: str, data: HubDataset, config: Config) -> str:
         return str(Path(config.path).expanduser() / task)
     if data.path is None:
         raise DataError(
-            f"task {task!r}: the hub has no trustworthy copy of it; name a local one: tasks.path=FOLDER for "
-            f"FOLDER/{task}, or tasks.hub.datasets.{task}.path=FOLDER"
+            f"task {task!r}: the hub has no trustworthy copy of it; download it and write tasks.path=FOLDER, with its "
+            f"data in FOLDER/{task}"
         )
     return data.path
 
