@@ -124,7 +124,13 @@ class Task:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each split's canonical JSON lines (id, text, label): equal iff the split is equal."""
-        return {name: hashlib.sha256(json_lines(self.split(name)).encode()).hexdigest() for name in SPLITS}
+        found: dict[str, str] = {}
+        for name in SPLITS:
+            digest = hashlib.sha256()
+            for line in _json_lines(self.split(name)):
+                digest.update(line.encode())
+            found[name] = digest.hexdigest()
+        return found
 
 
 @dataclass(frozen=True)
@@ -155,8 +161,12 @@ def json_lines(examples: list[Example]) -> str:
 
     In place of a text an image stands as what it shows, a data URI: of a file its SHA-256.
     """
-    rows = ({"id": e.id, **_input(e), "label": e.label} for e in examples)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(_json_lines(examples))
+
+
+def _json_lines(examples: list[Example]) -> Iterator[str]:
+    for e in examples:
+        yield json.dumps({"id": e.id, **_input(e), "label": e.label}, ensure_ascii=False) + "\n"
 
 
 def _input(example: Example) -> dict[str, str]:

@@ -156,12 +156,10 @@ class TestWithDatasets:
 
     def test_a_data_set_is_pointed_at_a_copy_by_its_name(self, tmp_path) -> None:
         copy = _write(tmp_path / "copy", {"train": _topics(10), "test": _topics(4)})
-        config = compose_experiment(["tasks=banking77_split", f"tasks.hub.datasets.banking77.path={copy}"])
-        (found,) = hub.tasks(
-            hub.Config(datasets={"banking77": hub.HubDataset(config.tasks.sources["hub"].datasets["banking77"].path)}),
-            0,
-        )
-        assert [example.label for example in found.test] == ["0", "1", "0", "1"]
+        here = "tasks.hub.datasets.banking77"
+        stream = _stream("banking77_split", f"{here}.path={copy}", f"{here}.classes=2")
+        assert {task.name: task.labels for task in stream} == {"banking77_1": ["0"], "banking77_2": ["1"]}
+        assert [example.text for example in stream.tasks[1].test] == ["text 1", "text 3"]
 
     def test_several_columns_become_one_text_and_integers_their_names(self, tmp_path) -> None:
         rows = [{"title": f"t{i}", "body": "" if i == 1 else f"b{i}", "stars": i % 2} for i in range(8)]
