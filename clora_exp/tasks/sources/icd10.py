@@ -5,6 +5,7 @@ The text holds no code. A description may use the words of its chapter's title (
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Config:
     test_per_class: Count = 38
 
 
-def fingerprint() -> str:
+def fingerprint(_config: Config) -> str:
     """Return the content identity of the package's data."""
     return package_fingerprint(PACKAGE)
 
@@ -61,7 +62,7 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
         return [Task(config.name, description, LICENCE, ATTRIBUTION, list(NAMES.values()), **splits)]
     found = []
     for number, labels in enumerate(np.array_split(list(NAMES.values()), config.sessions), 1):
-        own = {split: [e for e in examples if e.label in set(labels)] for split, examples in splits.items()}
+        own: Any = {split: [e for e in rows if e.label in set(labels)] for split, rows in splits.items()}
         what = f"{description}, of {len(labels)}: {', '.join(labels)}"
         found.append(Task(f"{config.name}-{number}", what, LICENCE, ATTRIBUTION, labels.tolist(), **own))
     return found
