@@ -25,7 +25,7 @@ class Invariant:
 
 def distance(found: Tensor | float, expected: Tensor | float) -> float:
     """Return the largest difference, over the largest number expected where that is above 1; of other shapes NaN."""
-    found, expected = torch.as_tensor(found).double(), torch.as_tensor(expected).double()
+    found, expected = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (found, expected))
     if found.shape != expected.shape:
         return math.nan
     if found.numel() == 0:
