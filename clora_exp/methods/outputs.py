@@ -60,13 +60,18 @@ class Outputs:
     def heads_in_session(self, t: int, earlier: bool) -> list[nn.Module]:
         """Return the heads that train in the session of task t; `earlier`: a strategy trains earlier ones too."""
         heads = list(self.model.heads)
-        if self.settings.protocol == "joint":
+        if self.settings.protocol == "joint" or (self.scenario.grows and self._trains_all):
             return heads
         if self.scenario.grows and not self.identifies and self.settings.trained_classes == "seen":
             earlier = True  # they compete with the new classes
         if earlier and self.scenario.kind != "domain_incremental":
             return heads[: t + 1]
         return [heads[self.head_of(t)]]
+
+    @property
+    def _trains_all(self) -> bool:
+        """Whether classes of later tasks compete in training, as in a head that has its final size from the start."""
+        return self.settings.trained_classes == "all" and not self.identifies
 
     def logits(self, batch: Batch, route: Active | None = None) -> Tensor:
         """Return what the model answers, logits (n, c); −inf for what is not among a row's labels.
@@ -83,11 +88,11 @@ class Outputs:
     def answer(self, batch: Batch) -> Answer:
         """Return what the model gives for a batch whose tasks are known, since it is a batch of training."""
         is_known = self.scenario.knows_task or self.identifies
-        return self._answer(batch, batch.task if is_known else None, None)
+        return self._answer(batch, batch.task if is_known else None, None, is_training=True)
 
     def masked(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return logits with −inf for what does not compete in the loss of new examples."""
-        if not self.scenario.grows or self.settings.trained_classes == "seen" or self.identifies:
+        if not self.scenario.grows or self.settings.trained_classes != "task" or self.identifies:
             return logits
         assert isinstance(batch.task, int)
         first, last = self.scenario.first[batch.task : batch.task + 2]
@@ -103,7 +108,9 @@ class Outputs:
         with torch.no_grad(), answering(UNLEARNED):
             return self.identifier.identify(self.model.features(batch.inputs))
 
-    def _answer(self, batch: Batch, task: int | Tensor | None, route: Active | None) -> Answer:
+    def _answer(
+        self, batch: Batch, task: int | Tensor | None, route: Active | None, is_training: bool = False
+    ) -> Answer:
         """Return what answers the batch as `task`, of each row, or where it is None as all tasks are answered."""
         if task is None:
             newest = self.num_begun - 1
@@ -115,7 +122,7 @@ class Outputs:
         else:
             active = self.active(task)
         features = self._features(batch.inputs, active if route is None else route)
-        return Answer(features, self.logits_of(features, task))
+        return Answer(features, self.logits_of(features, task, is_training))
 
     def _features(self, inputs: dict[str, Tensor], active: Active) -> Tensor:
         """Return features (n, d) as the task, or each row's, in the adapters answers."""
@@ -136,7 +143,7 @@ class Outputs:
         slot = self.slot(task)
         return slot if self.adapters is None or self.adapters.has(slot) else UNLEARNED
 
-    def logits_of(self, features: Tensor, task: int | Tensor | None) -> Tensor:
+    def logits_of(self, features: Tensor, task: int | Tensor | None, is_training: bool = False) -> Tensor:
         """Return logits over the labels from features; with a task, or one a row, by that task's head alone."""
         heads = self.model.heads
         if self.scenario.knows_task:
@@ -145,7 +152,7 @@ class Outputs:
         if not self.scenario.grows:
             return heads(features, 0 if task is None or not self.identifies else task)
         if task is None:
-            return heads.joined(features, self.num_begun)
+            return heads.joined(features, len(heads) if is_training and self._trains_all else self.num_begun)
         return self._placed(heads(features, task), task)
 
     def _placed(self, own: Tensor, task: int | Tensor) -> Tensor:
