@@ -1,8 +1,8 @@
 """How do the methods do where the field knows what to expect? Split digits over five seeds, in two scenarios.
 
 Run: python experiments/split_digits.py [--seeds 0,1,2,3,4] [--methods lora,clora] (an hour on one core). Every run is
-the ordinary `python run.py method=<name> model=vit_digits tasks=split_digits scenario=<name> seed=<n>`: what is finished
-is not repeated. Writes results/methods/split_digits/ (README.md, runs.csv, a figure).
+the ordinary `python run.py method=<name> model=vit_digits tasks=split_digits scenario=<name> seed=<n>`: what is
+finished is not repeated. Writes results/methods/split_digits/ (README.md, runs.csv, a figure).
 
 The bands were written down before the runs, from what was published on split MNIST; nothing is tuned to them.
 """
