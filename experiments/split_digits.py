@@ -116,9 +116,9 @@ def page(rows: pd.DataFrame, seeds: list[int], notes: str) -> str:
     lines = [
         "# Split digits: what the literature leads one to expect, and what was measured\n",
         f"`python experiments/split_digits.py --seeds {','.join(map(str, seeds))}`\n",
-        f"Five tasks of two digits on a small ViT, {EPOCHS} epochs a task; means over {len(seeds)} seeds ± their standard "
-        "deviation. A band is what published results on split MNIST lead one to expect of the accuracy in the end; it "
-        "was written down before the runs. Bytes: of the last task's adapter with its head; kept: examples, "
+        f"Five tasks of two digits on a small ViT, {EPOCHS} epochs a task; means over {len(seeds)} seeds ± their "
+        "standard deviation. A band is what published results on split MNIST lead one to expect of the accuracy in the "
+        "end; it was written down before the runs. Bytes: of the last task's adapter with its head; kept: examples, "
         "importances, what identifies tasks.\n",
         "![accuracy in the end](accuracy.png)\n",
     ]
@@ -150,9 +150,8 @@ def _ordered(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _line(scenario: str, method: str, of: pd.DataFrame) -> str:
     low, high, _ = band(scenario, method)
     accuracy = 100 * of["average_accuracy"].mean()
-    where = (
-        "" if np.isnan(accuracy) else "inside" if low <= accuracy <= high else "above" if accuracy > high else "below"
-    )
+    where = "above" if accuracy > high else "below" if accuracy < low else "inside"
+    where = "" if np.isnan(accuracy) else where
     cells = [f"`{method}`", _spread(of, "average_accuracy", 100, 1), f"{low}–{high}", where]
     cells += [_spread(of, "learning_accuracy", 100, 1), _spread(of, "forgetting", 1, 3)]
     if scenario == "class_incremental":

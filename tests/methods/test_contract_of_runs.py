@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trials import METHODS, content, quiet
+from trials import METHODS, SETTINGS, content, quiet
 
 from clora_exp import loop
 from clora_exp.errors import Interrupted
@@ -91,7 +91,8 @@ def test_a_run_resumes_after_the_last_finished_task_with_the_same_bytes(
     method: str, whole, tiny, tmp_path, monkeypatch
 ) -> None:
     real, sessions = loop.fit, ["all tasks"] if method == "joint" else ["first", "second", "third"]
-    for k in range(len(sessions)):
+    alone = method in SETTINGS or method in ("joint", "single")
+    for k in range(len(sessions)) if alone else [len(sessions) - 1]:  # a strategy's state goes through the file too
         config, calls = tiny(f"method={method}", f"results_dir={tmp_path / str(k)}"), []
 
         def dies(*arguments, calls=calls, k=k, **more):
