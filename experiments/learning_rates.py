@@ -1,4 +1,4 @@
-"""Which learning rate does each method get? Chosen on validation data, four trials for every method.
+"""Which learning rate, or strength, does each method get? Chosen on validation data, four trials for every method.
 
 Run: python experiments/learning_rates.py [--methods lora,clora] (two hours on two cores; --precision bf16-mixed is
 quicker on a processor that has it). Every trial is an ordinary run under results/runs: a finished one is not repeated.
@@ -33,6 +33,13 @@ GRID = {
     "clora_shared": [
         f"method.learning_rate={rate} method.factor_learning_rate=1e-3" for rate in ("5e-3", "1e-2", "2e-2")
     ],
+    "ewc": [f"method.ewc.strength={strength}" for strength in ("1e2", "1e4", "1e6")],
+    "clora_ewc": [f"method.ewc.strength={strength}" for strength in ("1.0", "10.0", "100.0")],
+    "lwf": [f"method.lwf.strength={strength}" for strength in ("0.3", "1.0", "3.0")],
+    "olora": [f"method.olora.strength={strength}" for strength in ("0.05", "0.5", "5.0")],
+    "inflora": RATES,
+    "sdlora": RATES,
+    "progressive": RATES,
 }
 
 
@@ -91,12 +98,12 @@ def page(table: pd.DataFrame, precision: str) -> str:
     best = {chosen(rows) for _, rows in table.groupby("method", sort=False)}
     flag = "" if precision == "32-true" else f" --precision {precision}"
     lines = [
-        "# Which learning rate each method gets\n",
+        "# Which learning rate, or strength, each method gets\n",
         f"`python experiments/learning_rates.py{flag}`\n",
         "Four trials a method, seed 0, on the validation split (about 350 examples a task). The measure is the",
         "accuracy at the end, averaged over the tasks, which rewards both learning and keeping; of the trials within",
         "0.01 of the best, which is noise, the one with the highest accuracy right after learning is bold and is the",
-        "method's default. `joint` and `single` take `lora`'s rates. Heads learn at 1e-2 where nothing else is said.\n",
+        "method's default. `joint`, `single` and what is not here take `lora`'s rates. Heads learn at 1e-2 where nothing else is said.\n",
         "| method | setting | at the end | right after learning | forgetting |",
         "| --- | --- | --- | --- | --- |",
     ]
