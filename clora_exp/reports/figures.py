@@ -105,7 +105,7 @@ def accuracy_over_time(run: StoredRun) -> Figure | None:
         axes.plot(x[first], values[first, j], color=color, ls=":", lw=1.2, marker=marker, ms=3.5, mfc="white")
         later = seen & (x > j) if run.protocol != "joint" else seen
         axes.plot(x[later], values[later, j], color=color, marker=marker, ms=6, label=_cut(task, 24))
-    if run.protocol == "sequence" and not np.isnan(values[1:]).any():
+    if run.protocol == "sequence" and _is_learned(values).all():
         means = [values[i, :i].mean() for i in x[1:]]
         axes.plot(x[1:], means, color="#555555", lw=3, alpha=0.5, label="mean of tasks seen")
     rotation = 0 if len(tasks) <= 6 else 45
@@ -120,14 +120,19 @@ def accuracy_over_time(run: StoredRun) -> Figure | None:
     return figure
 
 
+def _is_learned(values: np.ndarray) -> np.ndarray:
+    """Tell of each accuracy on a task that has been learned by its row whether it is there."""
+    return ~np.isnan(values[np.tril(np.ones(values.shape, bool), k=-1)])
+
+
 def forgetting_and_transfer(run: StoredRun) -> Figure | None:
     """Return bars a task, in points: the change since it was learned, and the loss since its best earlier row."""
     values, tasks = run.matrix.values, run.matrix.tasks
-    if run.protocol != "sequence" or len(tasks) < 2 or np.isnan(values).any():
+    if run.protocol != "sequence" or len(tasks) < 2 or not _is_learned(values).all():
         return None
     diagonal = np.array([values[j + 1, j] for j in range(len(tasks))])
     backward = 100 * (values[-1] - diagonal)[:-1]
-    forgotten = 100 * (values[1:-1].max(axis=0) - values[-1])[:-1]
+    forgotten = 100 * (np.fmax.reduce(values[1:-1]) - values[-1])[:-1]
     figure, axes = _axes(max(5.6, 0.9 * len(tasks) + 2.6), 3.4, f"Forgetting and backward transfer, {run.method}")
     x = np.arange(len(tasks) - 1)
     groups = [("backward transfer", backward, "#0072B2", ""), ("forgetting", forgotten, "#D55E00", "//")]

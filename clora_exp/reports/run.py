@@ -55,6 +55,10 @@ def _what_ran(run: StoredRun) -> str:
         "joint": f"learned {T} tasks together: {', '.join(run.matrix.tasks)}",
         "single": f"learned {T} tasks, each alone and from the same start: {', '.join(run.matrix.tasks)}",
     }[run.protocol]
+    knows = {
+        "class_incremental": "; every task brings classes, and which task an example is from is not known",
+        "domain_incremental": "; the labels stay, and which task an example is from is not known",
+    }.get(config.get("scenario", ""), "")
     epochs = f"{trainer['epochs']} epoch{'' if trainer['epochs'] == 1 else 's'}"
     length = epochs if trainer["max_steps"] is None else f"at most {trainer['max_steps']} steps"
     rate = method["learning_rate"] or trainer["learning_rate"]
@@ -69,7 +73,7 @@ def _what_ran(run: StoredRun) -> str:
         rates += [f"{rate:g} of the backbone"]
     state = "" if run.status == "done" else f"\n\nThis run is {run.status}: what follows is what it has so far."
     return (
-        f"`{run.method}` on `{config['model']['name']}` {how}. "
+        f"`{run.method}` on `{config['model']['name']}` {how}{knows}. "
         f"{length} a session, batches of {trainer['batch_size']}, learning rates {', '.join(rates)}{adapters}; "
         f"measured on the {config['eval_split']} split.{state}"
     )
@@ -78,7 +82,7 @@ def _what_ran(run: StoredRun) -> str:
 def _matrix(run: StoredRun) -> str:
     lines = [_row(["after", *run.matrix.tasks]), _rule(1 + len(run.matrix.tasks))]
     for i, name in enumerate(run.matrix.rows):
-        if i and np.isnan(run.matrix.values[i]).all():
+        if np.isnan(run.matrix.values[i]).all():
             continue
         label = "before training" if i == 0 else "all tasks" if run.protocol == "joint" else name
         lines.append(_row([label, *(_cell(run, i, j) for j in range(len(run.matrix.tasks)))]))

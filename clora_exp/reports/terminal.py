@@ -67,8 +67,9 @@ class Terminal:
         joined = {"sequence": " → ", "joint": " + ", "single": ", "}[self._protocol]
         how = {"sequence": "", "joint": " together", "single": ", each alone,"}[self._protocol]
         what = joined.join(stream.names)
+        where = "" if config.scenario == "task_incremental" else f", {config.scenario.replace('_', '-')}"
         self.console.print(
-            Text(config.method.name, style="bold").append(f" learns {what}{how} on {config.model.name}", "")
+            Text(config.method.name, style="bold").append(f" learns {what}{how} on {config.model.name}{where}", "")
         )
         self._line("folder", folder.path)
         for task in stream:
