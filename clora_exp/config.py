@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs
 
@@ -40,6 +40,16 @@ def _targets(value: Any) -> Any:
 
 
 Targets = Annotated[list[str] | str | None, BeforeValidator(_targets)]
+
+
+def _order(value: Any) -> Any:
+    is_list = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if value is None or is_list or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError("must be a list of task names, or a seed to permute them by, a whole number from 0 on")
+
+
+Order = Annotated[list[str] | int | None, BeforeValidator(_order)]
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,8 @@ class TasksConfig:
     __pydantic_config__ = STRICT
     name: Name
     description: str = ""  # one line, shown by --help and describe
-    order: Annotated[list[str], MinLen(1)] | None = (
-        None  # task names, all or some of them; null: the order of the sources
-    )
+    order: Order = None  # task names, all or some; a number: permuted by that seed; null: the order of the sources
+    path: str | None = None  # the user's own data: a folder or a table for files, local copies for hub data sets
     sources: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
     def __post_init__(self) -> None:
@@ -195,7 +204,7 @@ class ExperimentConfig:
     tasks: TasksConfig
     model: ModelConfig
     trainer: TrainerConfig
-    scenario: ScenarioName = "task_incremental"  # is the task known; do classes or inputs change: tasks/scenario.py
+    scenario: ScenarioName = "task_incremental"  # or class_incremental, domain_incremental
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
@@ -306,9 +315,12 @@ def _in_words(problem: Any, cls: type, path: str) -> str:
 
 def _owner(cls: type, keys: list[str]) -> type | None:
     for key in keys:
-        if not dataclasses.is_dataclass(cls):
+        if typing.get_origin(cls) is dict:  # its keys are names
+            cls = typing.get_args(cls)[1]
+        elif dataclasses.is_dataclass(cls):
+            cls = _type_of(cls, key)
+        else:
             return None
-        cls = _type_of(cls, key)
     return cls if dataclasses.is_dataclass(cls) else None
 
 

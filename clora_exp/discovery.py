@@ -18,7 +18,7 @@ class Parts:
     def names(self) -> list[str]:
         """Return the names of all parts, sorted. Imports every module of the package."""
         path = importlib.import_module(self._package).__path__
-        found = sorted(module.name for module in pkgutil.iter_modules(path))
+        found = sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
         return [name for name in found if self.has(name)]
 
     def has(self, name: str) -> bool:

@@ -22,6 +22,7 @@ EXAMPLES = [
     ("python run.py -m method=lora,clora seed=0,1,2", "a sweep"),
 ]
 OPTIONS = [  # what one reaches for first; the rest is in --cfg job
+    "scenario",
     "seed",
     "eval_split",
     "results_dir",

@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -309,6 +309,7 @@ def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) ->
     for key in ("path", "package", "subfolder", "recipe", "hub_id"):
         plain["model"].pop(key, None)
     plain["tasks"].pop("description", None)
+    plain["tasks"] = _without(plain["tasks"], ("path", "revision"))
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -321,6 +322,12 @@ def _beyond_defaults(value: Any) -> Any:
         return value
     fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
     return {f.name: _beyond_defaults(v) for f, v in fields if dataclasses.is_dataclass(v) or v != f.default}
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(inner, names) for key, inner in value.items() if key not in names}
 
 
 def _json(value: Any) -> str:

@@ -17,6 +17,7 @@ from clora_exp import discovery
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
+from clora_exp.adapters.targets import rank_of
 from clora_exp.compose import SECTIONS
 from clora_exp.config import ExperimentConfig, MethodConfig, structure
 from clora_exp.errors import ModelError, RunError, unknown
@@ -106,9 +107,8 @@ def _of_one_task(settings: MethodConfig, state: dict[str, Tensor]) -> MethodConf
     """Return the setting under which what is saved is one task: a sum of updates becomes one update of their ranks."""
     if settings.composition != "sum":
         return settings
-    times = max(len(tensor) for name, tensor in state.items() if name.startswith("A/")) // max(
-        settings.rank, *(settings.rank_pattern or {}).values()
-    )
+    name, A = next((name, tensor) for name, tensor in state.items() if name.startswith("A/"))
+    times = len(A) // rank_of(name.removeprefix("A/"), settings)
     return dataclasses.replace(
         settings,
         composition="own",

@@ -3,6 +3,7 @@
 import hashlib
 import io
 
+import yaml
 from rich.console import Console
 
 from clora_exp.compose import CONF
@@ -11,6 +12,8 @@ from clora_exp.results import RunDirectory
 
 METHODS = [*sorted(path.stem for path in (CONF / "method").glob("*.yaml")), "lora_anchor"]
 IN_TURN = [name for name in METHODS if name not in ("joint", "single")]
+_KEYS = {name: yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text()) for name in METHODS[:-1]}
+SETTINGS = [name for name in IN_TURN[:-1] if not any(isinstance(value, dict) for value in _KEYS[name].values())]
 BYTES = ["accuracy_matrix.csv", "metrics.json", "predictions.csv.gz"]
 
 

@@ -59,9 +59,10 @@ def mean_drop(a: np.ndarray) -> float:
     It counts tasks not yet learned too: their entries lie below their later maximum. In the class-incremental scenario
     they have none, and the mean is over what there is.
     """
-    below = np.maximum(0.0, np.fmax.reduce(a) - a[2:])
-    is_ahead = np.triu(np.ones(a.shape, bool), k=1)[1:-1]  # tasks after the one just learned, rows 2..T
-    return float(np.mean(below[~(is_ahead & np.isnan(below))]))
+    has_been_learned = np.tril(np.ones(a.shape, bool), k=-1)
+    if np.isnan(a[has_been_learned]).any():
+        return float("nan")
+    return float(np.nanmean(np.maximum(0.0, np.fmax.reduce(a) - a[2:])))
 
 
 def forward_transfer(a: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 Chaudhry et al. 2019 (arXiv 1812.00420). One reference gradient a step, at today's parameters, so the cost is flat.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from clora_exp.config import STRICT, Count
+from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.memory import ExampleMemory
-from clora_exp.methods.projection import agem_projection, flattened, write_gradients
+from clora_exp.methods.projection import agem_projection, agem_promises, flattened, write_gradients
 from clora_exp.methods.rehearsal import Rehearsal
 from clora_exp.tasks.stream import Task
 
@@ -36,6 +38,12 @@ class AGEM(Rehearsal):
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)
         self.memory = ExampleMemory("reservoir", None, None, method.seed)
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """Memory and projection."""
+        yield from super().invariants()
+        yield from agem_promises()
 
     def before_optimizer_step(self) -> None:
         """Project the gradient."""

@@ -73,7 +73,7 @@ class Method:
         self.model.eval()  # the backbone's own dropout stays off in training too; the adapters' is theirs to switch
         self.outputs.place()
         self.means: dict[int, Tensor] = {}  # of a warm start's tasks, (d,)
-        self.strategies = [_strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
+        self.strategies = [strategy_class(name)(settings, self) for name, settings in config.method.strategies.items()]
 
     def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
         """Return a split as the model reads it; its labels are indices into the scenario's labels of the task."""
@@ -294,7 +294,7 @@ def check_strategies(config: ExperimentConfig) -> None:
         ConfigError: one cannot, with the reason.
     """
     for name in config.method.strategies:
-        strategy = _strategy_class(name)
+        strategy = strategy_class(name)
         if config.scenario not in strategy.scenarios:
             have = ", ".join(strategy.scenarios)
             raise ConfigError(f"scenario={config.scenario}: method.{name} cannot run in it; have: {have}")
@@ -313,7 +313,7 @@ def not_exportable(config: MethodConfig) -> str | None:
     if config.head != "linear":
         return f"method.head={config.head}: the exported head is linear"
     for name in config.strategies:
-        if _strategy_class(name).route is not Strategy.route:
+        if strategy_class(name).route is not Strategy.route:
             return f"method.{name} chooses what answers by the input; one low-rank update cannot express that"
     return None
 
@@ -328,7 +328,8 @@ def _whole_backbone(backbone: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def _strategy_class(name: str) -> type[Strategy]:
+def strategy_class(name: str) -> type[Strategy]:
+    """Return the strategy of that name, the one that its module defines."""
     module = discovery.strategies.load(name)
     classes = [value for value in vars(module).values() if isinstance(value, type)]
     found = [cls for cls in classes if issubclass(cls, Strategy) and cls.__module__ == module.__name__]

@@ -5,6 +5,7 @@ the example passed by in training. A head that has grown since is compared in th
 the squared differences over the logits, as the released code takes it, for which α is given.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clora_exp.config import Count, NonNegativeFloat
+from clora_exp.methods.invariant import Invariant, distance
 from clora_exp.methods.memory import ExampleMemory
 from clora_exp.methods.rehearsal import MemoryConfig, Rehearsal
 from clora_exp.methods.strategy import Answer
@@ -33,10 +35,24 @@ class DER(Rehearsal):
     source: ClassVar[str] = "Buzzega et al. 2020, 2004.07211"
     stores: ClassVar[str] = "examples with their logits, up to a bound"
     step_cost: ClassVar[str] = "flat: one more batch"
+    off: ClassVar[dict[str, Any]] = {"alpha": 0.0}
 
     def __init__(self, config: Any, method: Any) -> None:
         super().__init__(config, method)
         self.memory = ExampleMemory(config.selection, config.capacity, config.capacity_bytes, method.seed)
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """Memory and distance."""
+        yield from super().invariants()
+        now = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, -torch.inf]])
+        then = torch.tensor([[0.0, 4.0], [0.5, torch.nan]])
+        yield Invariant(
+            "the mean square over the logits there were",
+            "by hand: (1 + 4 + ¼) / 3",
+            distance(logit_distance(now, then), 1.75),
+            1e-6,
+        )
 
     def training_loss(self, batch: Batch, answer: Answer) -> Tensor | None:
         """Return the term, and then offer the batch to the memory with the logits it has now."""
@@ -49,14 +65,14 @@ class DER(Rehearsal):
             return None
         kept, logits = self._draw()
         assert logits is not None
-        return self.config.alpha * distance(self.method.answer(kept).logits, logits)
+        return self.config.alpha * logit_distance(self.method.answer(kept).logits, logits)
 
     def _draw(self) -> tuple[Batch, Tensor | None]:
         count = self.config.batch_size or self.method.batch_size
         return self.memory.sample(count, self.method.model, self.method.device)
 
 
-def distance(now: Tensor, then: Tensor) -> Tensor:
+def logit_distance(now: Tensor, then: Tensor) -> Tensor:
     """Return the mean squared difference of logits (n, c) to those stored, (n, c'), NaN where there were none."""
     had = then.isfinite()
     difference = torch.where(had, now[:, : then.shape[1]], 0) - then.nan_to_num()

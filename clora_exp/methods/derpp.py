@@ -5,7 +5,7 @@ from the memory.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class DERpp(der.DER):
     """State: the memory, with logits."""
 
     step_cost: ClassVar[str] = "flat: two more batches"
+    off: ClassVar[dict[str, Any]] = {"alpha": 0.0, "beta": 0.0}
 
     def _rehearse(self) -> Tensor | None:
         terms = [super()._rehearse()]

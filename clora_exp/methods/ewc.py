@@ -6,6 +6,7 @@ Online (Schwarz et al. 2018, arXiv 1805.06370, section 3.2): F ← γ F + F_t, a
 Both cost the same whatever the number of tasks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from clora_exp.config import STRICT, Count, ExperimentConfig, Ge, Le, NonNegativeFloat, Strict
-from clora_exp.methods.fisher import Kind, diagonal_fisher
+from clora_exp.methods.fisher import Kind, diagonal_fisher, softmax_regression
+from clora_exp.methods.invariant import Invariant, distance, finite_difference
 from clora_exp.methods.rehearsal import nothing_shared
 from clora_exp.methods.strategy import Strategy
 from clora_exp.tasks.stream import Task
@@ -32,18 +34,38 @@ class Config:
     examples: Count | None = 256  # of the training split, spread evenly; null: all
 
 
+@dataclass(frozen=True)
+class Quadratic:
+    """Σ_i F_i (θ_i − centre_i)² + constant, of one parameter."""
+
+    F: Tensor
+    centre: Tensor
+    constant: float = 0.0
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Return its value, a scalar."""
+        return (self.F * (theta - self.centre).square()).sum() + self.constant
+
+    def plus(self, other: "Quadratic") -> "Quadratic":
+        """Return the sum of two, which is one again."""
+        F = self.F + other.F
+        share = torch.where(F > 0, other.F / F.clamp_min(torch.finfo(F.dtype).tiny), 0)
+        apart = other.centre - self.centre
+        between = float((self.F * share * apart.square()).sum())
+        return Quadratic(F, self.centre + share * apart, self.constant + other.constant + between)
+
+
 class EWC(Strategy):
-    """State: F and centre of each protected parameter, by name, and the constant of the quadratic."""
+    """State: a quadratic for each protected parameter, by name."""
 
     source: ClassVar[str] = "Kirkpatrick et al. 2017, 1612.00796; online Schwarz et al. 2018, 1805.06370"
     stores: ClassVar[str] = "two numbers a shared parameter"
     task_cost: ClassVar[str] = "a backward pass an example for F"
+    off: ClassVar[dict[str, Any]] = {"strength": 0.0}
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)
-        self.fisher: dict[str, Tensor] = {}
-        self.centre: dict[str, Tensor] = {}
-        self.constant = 0.0  # Σ F (θ* − centre)² over what was merged
+        self.quadratics: dict[str, Quadratic] = {}
         self._generator = torch.Generator().manual_seed(method.seed)
 
     @classmethod
@@ -51,13 +73,18 @@ class EWC(Strategy):
         """There must be something to hold."""
         return nothing_shared(config)
 
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """Fisher information and penalty against what they are by definition."""
+        yield from softmax_regression()
+        yield from _quadratics()
+
     def penalty(self) -> Tensor | None:
         """Return λ/2 Σ F (θ − centre)², the constant included."""
-        if not self.fisher or self.config.strength == 0:
+        if not self.quadratics or self.config.strength == 0:
             return None
         current = self.method.shared_parameters()
-        terms = [(F * (current[name] - self.centre[name]).square()).sum() for name, F in self.fisher.items()]
-        return self.config.strength / 2 * (torch.stack(terms).sum() + self.constant)
+        return self.config.strength / 2 * torch.stack([q(current[name]) for name, q in self.quadratics.items()]).sum()
 
     def after_task(self, t: int, task: Task) -> None:
         """Measure F of the task at its end, in evaluation mode, and merge it with what there is."""
@@ -72,33 +99,44 @@ class EWC(Strategy):
             )
             found = diagonal_fisher(examples, list(shared.values()), self.config.fisher, self._generator)
         for (name, parameter), F in zip(shared.items(), found, strict=True):
-            self._merge(name, F, parameter.detach().clone())
-
-    def _merge(self, name: str, F: Tensor, where: Tensor) -> None:
-        if name not in self.fisher:
-            self.fisher[name], self.centre[name] = F, where
-        elif self.config.mode == "online":
-            self.fisher[name], self.centre[name] = self.config.decay * self.fisher[name] + F, where
-        else:
-            old, centre = self.fisher[name], self.centre[name]
-            total = old + F
-            share = torch.where(total > 0, F / total.clamp_min(torch.finfo(F.dtype).tiny), 0)
-            self.constant += float((old * share * (where - centre).square()).sum())
-            self.fisher[name], self.centre[name] = total, centre + share * (where - centre)
+            one, before = Quadratic(F, parameter.detach().clone()), self.quadratics.get(name)
+            if before is None:
+                self.quadratics[name] = one
+            elif self.config.mode == "online":
+                self.quadratics[name] = Quadratic(self.config.decay * before.F + F, one.centre)
+            else:
+                self.quadratics[name] = before.plus(one)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the quadratic and the generator's state."""
         return {
-            "fisher": self.fisher,
-            "centre": self.centre,
-            "constant": self.constant,
+            "quadratics": {name: [q.F, q.centre, q.constant] for name, q in self.quadratics.items()},
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        device = next(self.method.model.parameters()).device
-        self.fisher = {name: F.to(device) for name, F in state["fisher"].items()}
-        self.centre = {name: centre.to(device) for name, centre in state["centre"].items()}
-        self.constant = state["constant"]
+        device = self.method.device
+        stored = state["quadratics"].items()
+        self.quadratics = {name: Quadratic(F.to(device), c.to(device), constant) for name, (F, c, constant) in stored}
         self._generator.set_state(state["generator"])
+
+
+def _quadratics() -> Iterator[Invariant]:
+    """The sum over tasks, kept as one quadratic, against the sum written out; its gradient against differences."""
+    draw = torch.Generator().manual_seed(0)
+    F, centres = (torch.rand(3, 7, generator=draw, dtype=torch.float64) for _ in range(2))
+    F[1, :2] = 0
+    one = Quadratic(F[0], centres[0])
+    for k in (1, 2):
+        one = one.plus(Quadratic(F[k], centres[k]))
+    theta = torch.rand(7, generator=draw, dtype=torch.float64).requires_grad_()
+    written_out = (F * (theta - centres).square()).sum()
+    yield Invariant(
+        "one quadratic is the sum over tasks", "Kirkpatrick 2017, eq. 3", distance(one(theta), written_out), 1e-12
+    )
+    (gradient,) = torch.autograd.grad(0.5 * one(theta), theta)
+    by_hand = (F * (theta.detach() - centres)).sum(0)
+    yield Invariant("gradient is Σ F (θ − θ*), the ½ included", "by hand", distance(gradient, by_hand), 1e-12)
+    differences = finite_difference(lambda at: 0.5 * one(at), theta.detach())
+    yield Invariant("gradient of the penalty", "finite differences", distance(gradient, differences), 1e-7)

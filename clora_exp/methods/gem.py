@@ -6,6 +6,7 @@ The projection acts on the whole accumulated gradient, before clipping. An optim
 does, turns the step again; the guarantee is that of the gradient.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 
 from clora_exp.config import STRICT, Count, NonNegativeFloat, PositiveFloat
+from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.memory import ExampleMemory
-from clora_exp.methods.projection import flattened, gem_projection, write_gradients
+from clora_exp.methods.projection import flattened, gem_projection, gem_promises, write_gradients
 from clora_exp.methods.rehearsal import Rehearsal
 from clora_exp.tasks.stream import Task
 
@@ -45,6 +47,12 @@ class GEM(Rehearsal):
     def before_task(self, t: int, task: Task) -> None:
         """Take note of how many tasks are earlier."""
         self._t = t
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """Memory and projection."""
+        yield from super().invariants()
+        yield from gem_promises()
 
     def before_optimizer_step(self) -> None:
         """Project the gradient."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clora_exp.config import STRICT, Count, ExperimentConfig, Gt, Le, Strict
+from clora_exp.methods.invariant import Invariant, distance
 from clora_exp.methods.olora import of_a_sum
 from clora_exp.methods.strategy import Strategy
 from clora_exp.tasks.stream import Task
@@ -52,6 +53,23 @@ class InfLoRA(Strategy):
     def objection(cls, config: ExperimentConfig) -> str | None:
         """It is about a sum of pairs."""
         return of_a_sum(config)
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """The basis on inputs of low rank: orthonormal, and no larger than the share of energy needs."""
+        draw = torch.Generator().manual_seed(0)
+        X = torch.randn(8, 3, generator=draw, dtype=torch.float64) @ torch.randn(3, 40, generator=draw).double()
+        Y = torch.randn(8, 40, generator=draw, dtype=torch.float64)
+        M = grown_basis(torch.zeros(8, 0, dtype=torch.float64), X @ X.T, 0.999999)
+        yield Invariant("directions of inputs of rank 3", "Saha 2021, eq. 5", abs(M.shape[1] - 3.0))
+        yield Invariant("they hold the inputs", "Saha 2021, eq. 5", distance(M @ (M.T @ X), X), 1e-5)
+        grown = grown_basis(M, Y @ Y.T, 0.9)
+        eye = torch.eye(grown.shape[1])
+        yield Invariant("the basis stays orthonormal", "Saha 2021, eq. 9", distance(grown.T @ grown, eye), 1e-10)
+        held = float((grown.T @ Y).square().sum() / Y.square().sum())
+        less = grown[:, :-1]
+        enough = float((less.T @ Y).square().sum() / Y.square().sum()) < 0.9 <= held
+        yield Invariant("as many as hold the share, and no more", "Saha 2021, eq. 9", 0.0 if enough else 1.0)
 
     def before_task(self, t: int, task: Task) -> None:
         """Fix every layer's A."""

@@ -6,6 +6,8 @@ one over all classes that were there. Differs: times T², so that the gradient d
 (Hinton et al. 2015, arXiv 1503.02531, section 2.1).
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from clora_exp.adapters.family import owned_parts
 from clora_exp.config import STRICT, ExperimentConfig, NonNegativeFloat, PositiveFloat
+from clora_exp.methods.invariant import Invariant, distance, finite_difference
 from clora_exp.methods.rehearsal import nothing_shared
 from clora_exp.methods.strategy import Answer, Strategy
 from clora_exp.models.batches import Batch
@@ -37,6 +40,7 @@ class LwF(Strategy):
     step_cost: ClassVar[str] = "flat; one head more a task"
     task_cost: ClassVar[str] = "a forward pass over its examples"
     trains_earlier_heads: ClassVar[bool] = True
+    off: ClassVar[dict[str, Any]] = {"strength": 0.0}
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)
@@ -49,6 +53,18 @@ class LwF(Strategy):
         if owned and config.method.forgets:
             return f"tasks own {', '.join(owned)} of the adapters: each earlier task would need a pass of its own"
         return nothing_shared(config)
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """The distillation term."""
+        old, new = torch.tensor([[2 * math.log(3.0), 0.0]]), torch.zeros(1, 2)
+        even = distillation(new, old, 2.0)  # softmax(old / 2) = (¾, ¼), against (½, ½)
+        yield Invariant(
+            "T² cross-entropy of (½, ½) to (¾, ¼)", "by hand: 4 ln 2", distance(even, 4 * math.log(2)), 1e-6
+        )
+        at = torch.tensor([[0.3, -0.2, 0.5]], dtype=torch.float64)
+        still = finite_difference(lambda z: distillation(z, at, 2.0), at)
+        yield Invariant("unchanged answers pull nowhere", "its minimum", float(still.abs().max()), 1e-8)
 
     def before_task(self, t: int, task: Task) -> None:
         """Record the old model's answers to the task's training examples."""

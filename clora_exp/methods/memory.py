@@ -7,6 +7,7 @@ probability (Vitter 1985, algorithm R), a class-balanced memory each of a class,
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clora_exp.methods.invariant import Invariant
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
 
@@ -195,3 +197,27 @@ def _packed(tensors: list[Tensor]) -> dict[str, Tensor]:
 
 def _unpacked(packed: dict[str, Tensor]) -> list[Tensor]:
     return [tensor.clone() for tensor in packed["values"].split(packed["lengths"].tolist())]
+
+
+def memory_promises() -> Iterator[Invariant]:
+    """How often a reservoir keeps each of sixty examples, saved and loaded on the way, in standard deviations."""
+    num, capacity, trials = 60, 12, 400
+    counts = np.zeros(num)
+    for seed in range(trials):
+        memory = ExampleMemory("reservoir", capacity, seed=seed)
+        for i in range(num):
+            if i == num // 2:
+                fresh = ExampleMemory("reservoir", capacity)
+                fresh.load_state_dict(memory.state_dict())
+                memory = fresh
+            memory.offer(Kept({"x": torch.tensor([i])}, 0, 0))
+        counts[[int(kept.inputs["x"]) for kept in memory.examples]] += 1
+    share = capacity / num
+    z = np.abs(counts - trials * share) / np.sqrt(trials * share * (1 - share))
+    yield Invariant("a reservoir is uniform, largest deviation in σ", "Vitter 1985, algorithm R", float(z.max()), 4.0)
+    memory = ExampleMemory("class_balanced", 40)
+    for i, label in enumerate(np.random.default_rng(0).permutation([0] * 300 + [1] * 100 + [2] * 5)):
+        memory.offer(Kept({"x": torch.tensor([i])}, int(label), 0))
+    of_class = np.bincount([kept.label for kept in memory.examples])
+    missing = float(abs(of_class[0] - of_class[1]) + 5 - of_class[2])
+    yield Invariant("balanced: all of a rare class, others alike", "Chrysakis 2020, algorithm 1", missing, 1.0)

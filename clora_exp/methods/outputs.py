@@ -95,9 +95,11 @@ class Outputs:
         mask[:, first:last] = 0
         return logits + mask
 
-    def identified(self, batch: Batch) -> Tensor:
-        """Return the task that each example seems to be from, (n,)."""
+    def identified(self, batch: Batch) -> int | Tensor:
+        """Return the task that each example seems to be from, (n,); before there is one to find, the first."""
         assert self.identifier is not None
+        if not len(self.identifier.tasks):
+            return 0
         with torch.no_grad(), answering(UNLEARNED):
             return self.identifier.identify(self.model.features(batch.inputs))
 

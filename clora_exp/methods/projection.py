@@ -3,12 +3,14 @@
 Shapes: p numbers in all parameters, k earlier tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
+
+from clora_exp.methods.invariant import Invariant, distance
 
 
 def gem_projection(g: Tensor, G: Tensor, margin: float = 0.0, ridge: float = 1e-3) -> Tensor:
@@ -49,3 +51,31 @@ def write_gradients(vector: Tensor, parameters: Sequence[nn.Parameter]) -> None:
             parameter.grad.copy_(part.view_as(parameter))
         elif part.any():
             parameter.grad = part.view_as(parameter).clone()
+
+
+def gem_promises() -> Iterator[Invariant]:
+    """The projection on random problems, by the conditions that only the nearest gradient fulfils, and by hand."""
+    infeasible = wrong = 0.0
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        g, G = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in ((30,), (4, 30)))
+        found = gem_projection(g, G, ridge=1e-12)
+        v = torch.linalg.lstsq(G.T, found - g).solution
+        infeasible = max(infeasible, float(-(G @ found).clamp_max(0).min()))
+        wrong = max(wrong, float(-v.clamp_max(0).min()), float((v * (G @ found)).abs().max()))
+    yield Invariant("no product with an earlier gradient is negative", "Lopez-Paz 2017, eq. 8", infeasible, 1e-6)
+    yield Invariant("nearest: multipliers ≥ 0, zero off the walls", "Karush-Kuhn-Tucker", wrong, 1e-6)
+    g, up = torch.tensor([1.0, -1.0]).double(), torch.tensor([[0.0, 1.0]]).double()
+    left = gem_projection(g, up, ridge=1e-12)
+    yield Invariant("(1, −1) under (0, 1) is (1, 0)", "by hand", distance(left, torch.tensor([1.0, 0.0])), 1e-6)
+
+
+def agem_promises() -> Iterator[Invariant]:
+    """The projection by its closed form, and where there is nothing to project on."""
+    g, r = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 1.0, 1.0])
+    expected = torch.tensor([1.0, -1.25, 1.25])
+    yield Invariant("g − (gᵀr / rᵀr) r", "Chaudhry 2019, eq. 11", distance(agem_projection(g, r), expected), 1e-6)
+    unchanged = max(distance(agem_projection(g, other), g) for other in (-r, torch.zeros(3)))
+    yield Invariant("agreement and a zero reference change nothing", "Chaudhry 2019, eq. 10", unchanged)
+    one = gem_projection(g.double(), r[None].double(), ridge=1e-12)
+    yield Invariant("with one earlier task it is GEM", "gem", distance(agem_projection(g, r), one), 1e-6)

@@ -1,10 +1,12 @@
 """What strategies that keep examples have in common: the keys of a bounded memory, and when rehearsing makes sense."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clora_exp.config import STRICT, Count, ExperimentConfig
-from clora_exp.methods.memory import ExampleMemory, Selection
+from clora_exp.methods.invariant import Invariant
+from clora_exp.methods.memory import ExampleMemory, Selection, memory_promises
 from clora_exp.methods.strategy import Strategy
 
 
@@ -28,6 +30,11 @@ class Rehearsal(Strategy):
     def objection(cls, config: ExperimentConfig) -> str | None:
         """Earlier tasks' examples teach nothing where all that answers them is frozen."""
         return nothing_shared(config)
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """The memory."""
+        yield from memory_promises()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the memory's state."""

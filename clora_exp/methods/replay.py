@@ -36,6 +36,7 @@ class Replay(Rehearsal):
     stores: ClassVar[str] = "examples: 10 % of each task, or up to a bound"
     step_cost: ClassVar[str] = "flat: one more batch"
     task_cost: ClassVar[str] = "a pass over its examples, without the model"
+    off: ClassVar[dict[str, Any]] = {"strength": 0.0}
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)

@@ -1,11 +1,13 @@
 """What a new method subclasses: the hooks that the loop and a session call. `base.py` calls them."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from clora_exp.adapters.active import Active
 from clora_exp.config import ExperimentConfig, ScenarioName
+from clora_exp.methods.invariant import Invariant
 from clora_exp.models.batches import Batch
 from clora_exp.tasks.stream import Task
 
@@ -36,6 +38,7 @@ class Strategy:
     task_cost: ClassVar[str] = "none"  # around a task
     scenarios: ClassVar[tuple[ScenarioName, ...]] = EVERY_SCENARIO
     trains_earlier_heads: ClassVar[bool] = False  # it has a loss on earlier tasks' heads, so they go on training
+    off: ClassVar[dict[str, Any]] = {}  # values of its keys with which it trains as its bare setting does
 
     def __init__(self, config: Any, method: "Method") -> None:
         self.config = config
@@ -45,6 +48,11 @@ class Strategy:
     def objection(cls, config: ExperimentConfig) -> str | None:
         """Return why the strategy cannot work in this experiment, said before work starts; None where it can."""
         return None
+
+    @classmethod
+    def invariants(cls) -> Iterator[Invariant]:
+        """Yield what the strategy promises, measured on small exact problems: `python -m clora_exp.methods verify`."""
+        yield from ()
 
     def before_task(self, t: int, task: Task) -> None:
         """Called before task t (0-based) trains, when its adapters are ready."""

@@ -23,7 +23,7 @@ from clora_exp.reports.rows import Rows
 from clora_exp.reports.words import METRICS, duration, number, sentence, size, threads
 from clora_exp.results import RunDirectory
 from clora_exp.runs import FILES, StoredRun
-from clora_exp.tasks.stream import TaskStream
+from clora_exp.tasks.stream import Task, TaskStream
 
 if TYPE_CHECKING:
     from clora_exp.methods.base import Method
@@ -71,7 +71,17 @@ class Terminal:
             Text(config.method.name, style="bold").append(f" learns {what}{how} on {config.model.name}", "")
         )
         self._line("folder", folder.path)
+        for task in stream:
+            self._found(task)
         self._line("device", name if device.type != "cpu" else f"cpu, {threads(torch.get_num_threads())}")
+
+    def _found(self, task: Task) -> None:
+        """Print what was found in data that this project does not know."""
+        if task.notes:
+            self._line("task", f"{task.name}: {task.summary}")
+        for note in task.notes:
+            style = "yellow" if note.startswith("warning: ") else "dim"
+            self.console.print(Text(f"{'':<9}{note}", style=style), soft_wrap=True)
 
     def method(self, method: "Method") -> None:
         """Print what the method may train, against the backbone."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from clora_exp.compose import compose_experiment
 from clora_exp.errors import CloraError, DataError
 from clora_exp.files import write_atomically
-from clora_exp.tasks.stream import SPLITS, Task, TaskStream, json_lines, load_stream
+from clora_exp.tasks.stream import SPLITS, Example, Task, TaskStream, json_lines, load_stream
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m clora_exp.tasks", description="Look at a task stream, or export it."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    describe_parser = commands.add_parser("describe", help="sizes, class counts, licences, fingerprints, examples")
+    describe_parser = commands.add_parser(
+        "describe", help="sizes, class counts, notes, licences, fingerprints, examples"
+    )
     export_parser = commands.add_parser("export", help="write every split as JSON Lines (id, text, label)")
     for command in (describe_parser, export_parser):
         command.add_argument("stream", help="a stream's name, e.g. med_legal_code (the files of conf/tasks)")
@@ -51,14 +53,30 @@ def describe(stream: TaskStream, description: str, console: Console) -> None:
     for number, task in enumerate(stream, 1):
         console.print()
         console.print(Text(f"{number}. {task.name}", style="bold"), Text(task.description))
-        console.print(Text(f"   {task.licence} · {task.attribution}", style="dim"))
+        console.print(Text(f"   {task.summary}"), soft_wrap=True)
+        for note in task.notes:
+            console.print(Text(f"   {note}", style="yellow" if note.startswith("warning: ") else "dim"), soft_wrap=True)
+        if task.licence or task.attribution:
+            console.print(Text(f"   {task.licence} · {task.attribution}", style="dim"))
         console.print(_table(task))
         for split in SPLITS:
             console.print(Text(f"   {split:<11}sha256 {task.sha256[split]}", style="dim"), soft_wrap=True)
         for example in task.train[:3]:
-            text = " ".join(example.text.split())
-            shown = text if len(text) <= 160 else text[:157] + "..."
-            console.print(Text(f"   [{example.label}] ", style="cyan").append(shown, style="default"))
+            console.print(_shown(example, task))
+
+
+def _shown(example: Example, task: Task) -> Text:
+    """Return an example in one or two lines: its label and its input, or a prompt and its response."""
+    given = "an image in the data" if example.image.startswith("data:") else example.image
+    text = given or _short(example.text)
+    if task.is_free_form:
+        return Text(f"   {text} ").append(f"→ {_short(example.label)}", style="cyan")
+    return Text(f"   [{example.label}] ", style="cyan").append(text, style="default")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _table(task: Task) -> Table:

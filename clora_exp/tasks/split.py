@@ -1,11 +1,11 @@
-"""Balanced samples whose splits share no group, and the masking of names that give a label away."""
+"""Balanced samples whose splits share no group, a part held out, and the masking of names that give a label away."""
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -50,7 +50,15 @@ def distinct(examples: Iterable["Example"]) -> list["Example"]:
     return [example for key, example in first.items() if key and len(labels[key]) == 1]
 
 
-def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_seed: int) -> dict[str, list["Example"]]:
+class Splits(TypedDict):
+    """The examples of each split."""
+
+    train: list["Example"]
+    validation: list["Example"]
+    test: list["Example"]
+
+
+def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_seed: int) -> Splits:
     """Draw examples of every class for each split, no group in two splits.
 
     Validation and test have the same number of every class; training has as many where there is the material, and what
@@ -88,7 +96,39 @@ def grouped_splits(task: str, examples: list["Example"], sizes: PerClass, data_s
             )
         for name in wanted:
             splits[name] += _in_turn(dealt[name], want[name], rng)
-    return {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
+    shuffled = {name: [rows[i] for i in rng.permutation(len(rows))] for name, rows in splits.items()}
+    return Splits(train=shuffled["train"], validation=shuffled["validation"], test=shuffled["test"])
+
+
+def held_out(
+    examples: list["Example"], fraction: float, key: str, data_seed: int
+) -> tuple[list["Example"], list["Example"]]:
+    """Return what stays and what is held out: of every label about `fraction` of its examples, at least one.
+
+    Whole groups; a group belongs to the label that most of it has, and of a label at least one group stays. Groups that
+    would exceed the share are passed over, unless nothing else is there. Both keep their order. Depends on
+    `data_seed`, `key` (the task and what is held out) and the examples. Free-form examples, whose labels are responses,
+    are given with one label.
+    """
+    rng = np.random.default_rng([data_seed, *key.encode()])
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[example.group].append(example)
+    by_label: dict[str, list[str]] = defaultdict(list)
+    for name, members in groups.items():
+        by_label[Counter(example.label for example in members).most_common(1)[0][0]].append(name)
+    taken: set[str] = set()
+    for _, names in sorted(by_label.items()):
+        order = [names[i] for i in rng.permutation(len(names))][:-1]
+        wanted = max(1, round(fraction * sum(len(groups[name]) for name in names)))
+        left = wanted
+        for name in order:
+            if len(groups[name]) <= left:
+                taken.add(name)
+                left -= len(groups[name])
+        if order and left == wanted:
+            taken.add(min(order, key=lambda name: len(groups[name])))
+    return [e for e in examples if e.group not in taken], [e for e in examples if e.group in taken]
 
 
 def _deal(

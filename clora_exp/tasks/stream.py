@@ -1,6 +1,6 @@
 """What a task and a stream are, and how a stream is prepared: sources → cache → tasks in order.
 
-A source (one file in `sources/`) offers `Config`, `fingerprint()`, the content identity of its raw material, and
+A source (one file in `sources/`) offers `Config`, `fingerprint(config)`, the content identity of its raw material, and
 `tasks(config, data_seed)`. Preparing is cached by everything that decides its outcome, see `cache.py`.
 """
 
@@ -10,15 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from clora_exp import discovery
 from clora_exp.config import TasksConfig
 from clora_exp.errors import ConfigError, DataError, unknown
 from clora_exp.tasks import cache
+from clora_exp.tasks.names import listed
 
 Preparing = Callable[[str], AbstractContextManager[Any]]
 SplitName = Literal["train", "validation", "test"]
@@ -41,6 +44,11 @@ class Example:
     image: str = ""
 
     @property
+    def image_is_there(self) -> bool:
+        """Whether the image, if there is to be one, can be read."""
+        return not self.image or self.image.startswith("data:") or Path(self.image).is_file()
+
+    @property
     def image_bytes(self) -> bytes:
         """The encoded image, e.g. of a PNG file.
 
@@ -56,7 +64,8 @@ class Example:
 class Task:
     """One task: label names (their order is the head's), and train, validation and test examples.
 
-    Without label names it is a free-form task: the model is to write each example's response.
+    Without label names it is a free-form task: the model is to write each example's response. `notes` say, a line each,
+    what a source found in data that it does not know; those of concern begin with "warning: ".
     """
 
     name: str
@@ -67,6 +76,7 @@ class Task:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raises DataError if a split is empty, a label is unknown, or splits share a group.
@@ -95,6 +105,13 @@ class Task:
         """text or image."""
         return "image" if self.train[0].image else "text"
 
+    @property
+    def summary(self) -> str:
+        """One line: how many examples of what, and the first labels."""
+        sizes = ", ".join(f"{len(self.split(split)):,} {split}" for split in SPLITS)
+        answers = f"{len(self.labels)} labels: {listed(self.labels, 6)}" if self.labels else "free-form responses"
+        return f"{sizes} {self.modality}s; {answers}"
+
     def split(self, name: str) -> list[Example]:
         """Return the examples of a split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
@@ -107,7 +124,13 @@ class Task:
     @cached_property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each split's canonical JSON lines (id, text, label): equal iff the split is equal."""
-        return {name: hashlib.sha256(json_lines(self.split(name)).encode()).hexdigest() for name in SPLITS}
+        found: dict[str, str] = {}
+        for name in SPLITS:
+            digest = hashlib.sha256()
+            for line in _json_lines(self.split(name)):
+                digest.update(line.encode())
+            found[name] = digest.hexdigest()
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,8 +161,12 @@ def json_lines(examples: list[Example]) -> str:
 
     In place of a text an image stands as what it shows, a data URI: of a file its SHA-256.
     """
-    rows = ({"id": e.id, **_input(e), "label": e.label} for e in examples)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(_json_lines(examples))
+
+
+def _json_lines(examples: list[Example]) -> Iterator[str]:
+    for e in examples:
+        yield json.dumps({"id": e.id, **_input(e), "label": e.label}, ensure_ascii=False) + "\n"
 
 
 def _input(example: Example) -> dict[str, str]:
@@ -174,9 +201,11 @@ def load_stream(config: TasksConfig, data_seed: int, preparing: Preparing = null
     return TaskStream(config.name, _ordered(tasks, config.order))
 
 
-def _ordered(tasks: list[Task], order: list[str] | None) -> list[Task]:
+def _ordered(tasks: list[Task], order: list[str] | int | None) -> list[Task]:
     if order is None:
         return tasks
+    if isinstance(order, int):
+        return [tasks[i] for i in np.random.default_rng(order).permutation(len(tasks))]
     by_name = {task.name: task for task in tasks}
     for name in order:
         if name not in by_name:

@@ -10,7 +10,7 @@ import transformers
 from layers import CLORA, CLORA_XS
 from safetensors.torch import load_file, save_file
 from test_targets import GPT2, TEXT, move
-from trials import METHODS, quiet
+from trials import SETTINGS, quiet
 
 from clora_exp.adapters.__main__ import main
 from clora_exp.adapters.active import answering
@@ -24,7 +24,7 @@ from clora_exp.loop import run
 from clora_exp.saved import load_task
 from clora_exp.tasks.stream import Example, load_stream
 
-ADAPTED = [name for name in METHODS if name not in ("frozen", "full")]
+ADAPTED = [name for name in [*SETTINGS, "joint", "single", "olora"] if name not in ("frozen", "full", "progressive")]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_a_saved_task_is_what_had_been_learned(learned, overrides: tuple[str, ..
         task = next(t for t in load_stream(saved.config.tasks, 0) if t.name == name)
         after = "third" if saved.config.method.protocol == "joint" else name
         expected = rows[(rows.after == after) & (rows.task == name)].predicted.tolist()
-        answers = saved.logits([example.text for example in task.test]).argmax(-1)
+        answers = saved.logits(task.test).argmax(-1)
         assert [saved.manifest["labels"][i] for i in answers] == expected
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from trials import IN_TURN, quiet
+from trials import IN_TURN, SETTINGS, quiet
 
 from clora_exp.errors import ModelError
 from clora_exp.loop import evaluate
@@ -42,6 +42,12 @@ class Run:
 
 @pytest.fixture(params=IN_TURN)
 def run(request, tiny) -> Run:
+    return Run(tiny(f"method={request.param}", "trainer.learning_rate=1e-2", "trainer.head_learning_rate=3e-2"))
+
+
+@pytest.fixture(params=SETTINGS)
+def setting(request, tiny) -> Run:
+    """A method without strategies: what is about adapters alone needs no more."""
     return Run(tiny(f"method={request.param}", "trainer.learning_rate=1e-2", "trainer.head_learning_rate=3e-2"))
 
 
@@ -98,15 +104,15 @@ def test_nothing_trains_between_tasks(run: Run) -> None:
     assert not any(p.requires_grad for p in run.method.model.parameters())
 
 
-def test_carried_over_evaluation_equals_a_fresh_one(run: Run) -> None:
+def test_carried_over_evaluation_equals_a_fresh_one(setting: Run) -> None:
     answers: dict = {}
-    watch = quiet().watching(run.config.trainer, [])
-    evaluate(run.method, run.test, range(3), run.config, answers, watch)
+    watch = quiet().watching(setting.config.trainer, [])
+    evaluate(setting.method, setting.test, range(3), setting.config, answers, watch)
     for t in range(2):
-        run.learn(t)
-        carried, _ = evaluate(run.method, run.test, range(3), run.config, answers, watch)
-        for j, split in enumerate(run.test):
-            np.testing.assert_array_equal(carried[j], predict(run.method, split, run.config.trainer))
+        setting.learn(t)
+        carried, _ = evaluate(setting.method, setting.test, range(3), setting.config, answers, watch)
+        for j, split in enumerate(setting.test):
+            np.testing.assert_array_equal(carried[j], predict(setting.method, split, setting.config.trainer))
 
 
 def test_gradient_accumulation_takes_fewer_optimiser_steps(run: Run, tiny) -> None:
@@ -114,11 +120,11 @@ def test_gradient_accumulation_takes_fewer_optimiser_steps(run: Run, tiny) -> No
     assert [s.step for s in halved.learn(0)] == list(range(1, 7))  # 5 batches an epoch: 2 + 2 + 1
 
 
-def test_adapter_dropout_acts_in_training_and_not_in_answers(run: Run, tiny) -> None:
-    if run.method.adapters is None:
+def test_adapter_dropout_acts_in_training_and_not_in_answers(setting: Run, tiny) -> None:
+    if setting.method.adapters is None:
         return
-    dropping = Run(tiny(f"method={run.config.method.name}", "method.dropout=0.5"))
-    plain = Run(tiny(f"method={run.config.method.name}"))
+    dropping = Run(tiny(f"method={setting.config.method.name}", "method.dropout=0.5"))
+    plain = Run(tiny(f"method={setting.config.method.name}"))
     assert [s.loss for s in dropping.learn(0)] != [s.loss for s in plain.learn(0)]
     assert torch.equal(dropping.logits(0), dropping.logits(0))
 
@@ -129,21 +135,21 @@ def test_bf16_autocast_trains(run: Run, tiny) -> None:
     assert all(np.isfinite(s.loss) for s in mixed.learn(1))
 
 
-def test_a_mixed_batch_is_answered_and_trained_as_its_rows_one_by_one(run: Run) -> None:
-    run.learn(0)
-    run.learn(1)
-    run.method.before_task(2, run.stream.tasks[2])
-    run.method.model.eval()  # dropout would draw otherwise for a batch than for its rows
+def test_a_mixed_batch_is_answered_and_trained_as_its_rows_one_by_one(setting: Run) -> None:
+    setting.learn(0)
+    setting.learn(1)
+    setting.method.before_task(2, setting.stream.tasks[2])
+    setting.method.model.eval()  # dropout would draw otherwise for a batch than for its rows
     which = [(2, 0), (0, 3), (1, 5), (2, 7), (0, 1), (1, 2)]
-    batch = mixed_batch(run.test, which)
-    trained = [p for p in run.method.model.parameters() if p.requires_grad]
+    batch = mixed_batch(setting.test, which)
+    trained = [p for p in setting.method.model.parameters() if p.requires_grad]
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in trained:  # away from the start, where B is zero
             parameter += 0.1 * torch.randn(parameter.shape)
-    mixed = run.method.logits(batch)
-    rows = [run.test[i][[row]] for i, row in which]
-    one_by_one = [run.method.logits(row) for row in rows]
+    mixed = setting.method.logits(batch)
+    rows = [setting.test[i][[row]] for i, row in which]
+    one_by_one = [setting.method.logits(row) for row in rows]
     torch.testing.assert_close(mixed, torch.cat(one_by_one), rtol=0, atol=1e-5)
     losses = [cross_entropy(logits, row.labels) for logits, row in zip(one_by_one, rows, strict=True)]
     expected = torch.autograd.grad(torch.stack(losses).mean(), trained, allow_unused=True)  # the pooler is not used
@@ -153,32 +159,37 @@ def test_a_mixed_batch_is_answered_and_trained_as_its_rows_one_by_one(run: Run) 
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_each_row_of_a_mixed_batch_is_named_by_its_task(run: Run) -> None:
-    assert run.method.indices(["third", "first", "third"]).tolist() == [2, 0, 2]
+def test_each_row_of_a_mixed_batch_is_named_by_its_task(setting: Run) -> None:
+    assert setting.method.indices(["third", "first", "third"]).tolist() == [2, 0, 2]
     with pytest.raises(ModelError, match=r"unknown task 'frist'; have: first, second, third\. Did you mean 'first'"):
-        run.method.indices(["third", "frist"])
+        setting.method.indices(["third", "frist"])
 
 
 @pytest.mark.parametrize("task", [3, -1, -2])
-def test_a_task_that_is_not_in_the_stream_is_an_error_and_not_the_base_model(run: Run, task: int) -> None:
-    run.learn(0)
-    batch = run.test[0][[0, 1]]
+def test_a_task_that_is_not_in_the_stream_is_an_error_and_not_the_base_model(setting: Run, task: int) -> None:
+    setting.learn(0)
+    batch = setting.test[0][[0, 1]]
     for wrong in (task, torch.tensor([0, task])):
         batch.task = wrong
         with pytest.raises((ModelError, IndexError)):
-            run.method.logits(batch)
+            setting.method.logits(batch)
 
 
-def test_threads_with_interleaved_tasks_get_the_sequential_answers(run: Run) -> None:
-    run.learn(0)
-    run.learn(1)
-    batches = [run.test[0][[0, 1]], run.test[1][[2, 3]], mixed_batch(run.test, [(1, 0), (0, 2)]), run.test[2][[4, 5]]]
+def test_threads_with_interleaved_tasks_get_the_sequential_answers(setting: Run) -> None:
+    setting.learn(0)
+    setting.learn(1)
+    batches = [
+        setting.test[0][[0, 1]],
+        setting.test[1][[2, 3]],
+        mixed_batch(setting.test, [(1, 0), (0, 2)]),
+        setting.test[2][[4, 5]],
+    ]
     with torch.inference_mode():
-        expected = [run.method.logits(batch) for batch in batches]
+        expected = [setting.method.logits(batch) for batch in batches]
 
     def ask(i: int) -> bool:
         with torch.inference_mode():
-            return torch.equal(run.method.logits(batches[i]), expected[i])
+            return torch.equal(setting.method.logits(batches[i]), expected[i])
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, [i for _ in range(20) for i in (0, 1, 2, 3)]))

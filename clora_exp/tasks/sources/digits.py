@@ -7,7 +7,7 @@ pre-trained on training images has seen no other. A permutation follows the data
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Config:
     degrees: float = 180.0  # rotated: the turns are spread evenly from 0 to below this
 
 
-def fingerprint() -> str:
+def fingerprint(config: Config | None = None) -> str:
     """Return the SHA-256 of pixels and labels."""
     pixels, labels = _all()
     return hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
@@ -53,7 +53,7 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
     found = []
     for t in range(config.num_tasks):
         classes, changed, name, what = _task(config, data_seed, t, pixels)
-        splits = {
+        splits: Any = {
             split: [
                 Example(f"digit-{i}", "", str(labels[i]), group=str(i), image=data_uri(changed[i]))
                 for i in rows[split].tolist()

@@ -5,6 +5,7 @@ The text holds no code. A description may use the words of its chapter's title (
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Config:
     test_per_class: Count = 38
 
 
-def fingerprint() -> str:
+def fingerprint(_config: Config) -> str:
     """Return the content identity of the package's data."""
     return package_fingerprint(PACKAGE)
 
@@ -55,13 +56,13 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
             description = icd.get_description(code)
             examples.append(Example(code, description, NAMES[ancestors[-1]], group=code.split(".")[0]))
     sizes = PerClass(config.train_per_class, config.validation_per_class, config.test_per_class)
-    splits = grouped_splits(config.name, distinct(examples), sizes, data_seed)
+    splits: Any = grouped_splits(config.name, distinct(examples), sizes, data_seed)
     description = "the description of a diagnosis → its ICD-10-CM chapter"
     if config.sessions == 1:
         return [Task(config.name, description, LICENCE, ATTRIBUTION, list(NAMES.values()), **splits)]
     found = []
     for number, labels in enumerate(np.array_split(list(NAMES.values()), config.sessions), 1):
-        own = {split: [e for e in examples if e.label in set(labels)] for split, examples in splits.items()}
+        own = {split: [e for e in rows if e.label in set(labels)] for split, rows in splits.items()}
         what = f"{description}, of {len(labels)}: {', '.join(labels)}"
         found.append(Task(f"{config.name}-{number}", what, LICENCE, ATTRIBUTION, labels.tolist(), **own))
     return found

@@ -51,7 +51,7 @@ class Config:
     max_chars: Count = 600
 
 
-def fingerprint() -> str:
+def fingerprint(_config: Config) -> str:
     """Return the content identity of the package's data."""
     return package_fingerprint(PACKAGE)
 

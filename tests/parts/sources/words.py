@@ -17,9 +17,11 @@ class Config:
     __pydantic_config__ = STRICT
     names: list[str] = field(default_factory=lambda: ["first", "second", "third"])
     per_class: Count = 12
+    num_labels: Count = 3
+    is_shared: bool = False  # all tasks have the first one's labels
 
 
-def fingerprint() -> str:
+def fingerprint(_config: Config) -> str:
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
@@ -27,7 +29,8 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
     rng = np.random.default_rng(data_seed)
     found = []
     for t, name in enumerate(config.names):
-        labels = [WORDS[(3 * t + i) % len(WORDS)] for i in range(3)]
+        first = 0 if config.is_shared else config.num_labels * t
+        labels = [WORDS[(first + i) % len(WORDS)] for i in range(config.num_labels)]
         splits = {}
         for split in ("train", "validation", "test"):
             rows = []

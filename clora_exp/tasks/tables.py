@@ -1,0 +1,148 @@
+"""The user's tables, CSV, JSON Lines and Parquet, read row by row, and what is wrong in them, with its line.
+
+A file is streamed: nothing but the current row, or the current batch of Parquet, is held here. A line that cannot be
+read goes to `Problems`, and reading goes on, so that one error tells how many more there are.
+"""
+
+import csv
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from clora_exp.errors import DataError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+Row = tuple[int, dict[str, Any]]  # its line in the file, from 1, of Parquet its row; column → value
+
+csv.field_size_limit(2**31 - 1)  # of a text; the default is 128 kB
+
+
+class Problems:
+    """What is wrong in one file: of each kind the first line, and how many more."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._word = "row" if file.lower().endswith(".parquet") else "line"
+        self._found: dict[str, tuple[str, int]] = {}  # kind → the first's message, how many
+
+    def add(self, kind: str, line: int, message: str) -> None:
+        """Enter one problem; problems of one kind are counted together."""
+        first, count = self._found.get(kind, (f"{self.file}, {self._word} {line}: {message}", 0))
+        self._found[kind] = (first, count + 1)
+
+    def check(self) -> None:
+        """Raises DataError if there was any, one line a kind."""
+        lines = [f"{first}{self._more(count - 1)}" for first, count in self._found.values()]
+        if lines:
+            raise DataError("\n".join(lines))
+
+    def _more(self, count: int) -> str:
+        return f" (and {count} more {self._word}{'s' if count > 1 else ''} like it)" if count else ""
+
+
+def columns(path: Path, file: str) -> list[str]:
+    """Return the names of a table's columns, of JSON Lines those of its first object; [] where there is no row.
+
+    Raises:
+        DataError: it is no table of these formats.
+    """
+    if path.suffix.lower() == ".parquet":
+        return list(_parquet(path, file).schema_arrow.names)
+    return list(next(rows(path, Problems(file)), (0, {}))[1])
+
+
+def rows(path: Path, problems: Problems, wanted: Collection[str | None] = ()) -> Iterator[Row]:
+    """Yield every row that can be read, of Parquet only the columns `wanted`.
+
+    Raises:
+        DataError: it is no table of these formats.
+    """
+    match path.suffix.lower():
+        case ".csv":
+            yield from _csv_rows(path, problems)
+        case ".jsonl":
+            yield from _json_rows(path, problems)
+        case ".parquet":
+            yield from _parquet_rows(path, problems, wanted)
+        case _:
+            raise DataError(f"{problems.file}: no table; have: {', '.join(SUFFIXES)}")
+
+
+def _lines(path: Path, problems: Problems) -> Iterator[str]:
+    """Yield the lines; one that is no UTF-8 is empty, so that the count stays right."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                problems.add("utf-8", number, f"no UTF-8: byte 0x{byte:02x} at {error.start + 1}; save it as UTF-8")
+                yield "\n"
+
+
+def _csv_rows(path: Path, problems: Problems) -> Iterator[Row]:
+    reader = csv.reader(_lines(path, problems), strict=True)
+    header: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            unclosed = "unexpected end of data" in str(error)
+            what = "a quote is opened and never closed" if unclosed else str(error)
+            problems.add("csv", line, f"no CSV: {what}")
+            continue
+        if not fields:
+            continue
+        if not header:
+            header = fields
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(f"{problems.file}: two columns are called {twice!r}")
+        elif len(fields) != len(header):
+            problems.add("fields", line, f"no CSV: {len(header)} fields wanted, as in the header, not {len(fields)}")
+        else:
+            yield line, dict(zip(header, fields, strict=True))
+
+
+def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
+    for line, text in enumerate(_lines(path, problems), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            place = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+            problems.add("json", line, f"no JSON: {place}; each line is one object")
+            continue
+        if isinstance(row, dict):
+            yield line, row
+        else:
+            problems.add("object", line, "no JSON object; each line is one object")
+
+
+def _parquet_rows(path: Path, problems: Problems, wanted: Collection[str | None]) -> Iterator[Row]:
+    file = _parquet(path, problems.file)
+    number = 0
+    for batch in file.iter_batches(columns=[name for name in file.schema_arrow.names if name in wanted]):
+        for values in batch.to_pylist():
+            number += 1
+            yield number, values
+
+
+def _parquet(path: Path, file: str) -> Any:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise DataError(
+            f"{file}: Parquet needs pyarrow; run: pip install -e '.[hub]' -c constraints.txt, "
+            "or save it as CSV or JSON Lines"
+        ) from None
+    try:
+        return ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file}: no Parquet file: {str(error).splitlines()[0]}") from error
