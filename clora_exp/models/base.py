@@ -24,6 +24,7 @@ class TaskModel(nn.Module):
     backbone: Any  # an nn.Module with a transformers config
     heads: Heads
     tokenizer: Any  # transformers'; of images their processor
+    knows_task = True  # when an example is answered: may what is read tell of it
     task_type: ClassVar[str | None] = None  # what PEFT calls such a model, where it has a name for it
 
     @property
@@ -90,7 +91,7 @@ class TaskModel(nn.Module):
         """Return what answers a slot of the adapters, with its head; `of`: its task, base, description and labels."""
         return Exported(
             pairs=adapters.as_lora(slot),
-            code=self.loading_code(Told(of["task"], of["description"], tuple(of["labels"])), is_merged),
+            code=self.loading_code(Told(of["task"], of["description"], tuple(of["labels"]), self.knows_task), is_merged),
             head=head.state_dict() if head is not None else None,
             task_type=self.task_type,
             classifier=self.classifier,

@@ -178,6 +178,12 @@ class LanguageModel(TaskModel):
         ids = self.written(inputs, generation_config=options)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def answer_log_p(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return log p of each example's own answer, (n,)."""
+        mask = inputs["answer_mask"].bool()
+        losses = F.cross_entropy(self.taught(inputs)[1], inputs["answer_ids"][mask], reduction="none")
+        return -torch.zeros(mask.shape).to(losses).masked_scatter(mask, losses).sum(1)
+
     @torch.no_grad()
     def reference_nll(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return each answer's negative log-likelihood, (n,), and its tokens, (n,)."""
@@ -185,11 +191,12 @@ class LanguageModel(TaskModel):
         size = max(1, MOST_LOGITS // (int(sizes.max()) * self.backbone.config.vocab_size))
         found = []
         for start in range(0, len(sizes), size):
-            some = {name: value[start : start + size] for name, value in inputs.items()}
-            mask = some["answer_mask"].bool()
-            losses = F.cross_entropy(self.taught(some)[1], some["answer_ids"][mask], reduction="none")
-            found.append(torch.zeros(mask.shape).to(losses).masked_scatter(mask, losses).sum(1))
+            found.append(-self.answer_log_p({name: value[start : start + size] for name, value in inputs.items()}))
         return torch.cat(found), sizes
+
+    def told(self, task: Task) -> Told:
+        """Return what a prompt may tell of a task."""
+        return Told(task.name, task.description, tuple(task.labels), self.knows_task)
 
     def encode(self, t: int, task: Task, split: str) -> EncodedAnswers:
         """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split, template and length.
@@ -200,7 +207,7 @@ class LanguageModel(TaskModel):
         """
         if task.modality != "text":
             raise DataError(f"task {task.name!r}: its examples are images; a language model needs texts")
-        told, examples = told_of(task), task.split(split)
+        told, examples = self.told(task), task.split(split)
         parts = [self._tokenizer_sha256, task.sha256[split], self.prompts.around(told), self.prompts.answer_start(told)]
         key = hashlib.sha256(f"{type(self).__name__} {self.config.max_length} {parts}".encode()).hexdigest()[:32]
         path = cache_dir() / "tokens" / f"{key}.safetensors"
@@ -248,11 +255,6 @@ class LanguageModel(TaskModel):
     def writes(self, told: Told) -> bool:
         """Tell whether answers of the task are written, not chosen among its labels."""
         return not told.labels or self.config.scoring == "generation"
-
-
-def told_of(task: Task) -> Told:
-    """Return what a prompt may tell of a task."""
-    return Told(task.name, task.description, tuple(task.labels))
 
 
 def _one_after_another(name: str, rows: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

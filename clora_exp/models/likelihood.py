@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clora_exp.adapters.active import Active, active_task, answering
+from clora_exp.adapters.active import repeated
 from clora_exp.models.label_tree import label_chunks
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def label_scores(
                 torch.from_numpy(array).to(prefix.mask.device).repeat(n, 1)
                 for array in (chunk.ids, chunk.mask, chunk.is_node)
             )
-            with answering(_repeated(active_task(), c)):
+            with repeated(c):
                 behind = model.go_on(prefix.repeated(c), ids, mask, where)
             logits = torch.cat([logits, behind.view(n, -1, V)], dim=1)
         steps = logits[:, chunk.node, chunk.token] - logits.logsumexp(-1)[:, chunk.node]
@@ -82,7 +82,3 @@ def label_scores(
         found.append(steps.new_zeros(n, c).index_add(1, label, steps))
         places += chunk.labels.tolist()
     return torch.cat(found, dim=1)[:, np.argsort(places)]
-
-
-def _repeated(task: Active, times: int) -> Active:
-    return task.repeat_interleave(times) if isinstance(task, Tensor) and task.ndim else task

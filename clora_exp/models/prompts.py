@@ -24,6 +24,7 @@ class Told:
     name: str
     description: str
     labels: tuple[str, ...]
+    is_known: bool = True  # to whoever asks; else the prompt may tell nothing of it
 
 
 def check_template(template: str) -> None:
@@ -44,14 +45,15 @@ class Prompts:
     strips_end = False  # whether the tokenizer's own end of a text is left out of prompts
 
     def __init__(self, tokenizer: Any, template: str, of_task: dict[str, str], max_length: int) -> None:
-        self.tokenizer, self.template, self.of_task, self.max_length = tokenizer, template, of_task, max_length
-        self.knows_task = True  # when an example is answered
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.template = _typed(template)
+        self.of_task = {name: _typed(own) for name, own in of_task.items()}
 
     def around(self, told: Told) -> tuple[str, str]:
         """Return what stands before and after the text in a prompt of the task."""
-        template = self.of_task.get(told.name, self.template if told.labels or not self.knows_task else FREE_FORM)
+        template = self.of_task.get(told.name, self.template if told.labels else FREE_FORM)
         values = dict.fromkeys(FIELDS, "")
-        if self.knows_task:
+        if told.is_known:
             values = {"description": told.description, "labels": ", ".join(told.labels), "task": told.name}
             values["question"] = self._question(told)
         else:
@@ -107,6 +109,11 @@ class DecoderPrompts(Prompts):
         """Return the space, or nothing."""
         after = self.around(told)[1]
         return "" if after.endswith((" ", "\n", "\t")) else " "
+
+
+def _typed(template: str) -> str:
+    """Return a template with line breaks where a backslash and an n stand for one, as on a command line."""
+    return template.replace("\\n", "\n")
 
 
 def _filled(template: str, values: dict[str, str]) -> tuple[str, str]:
