@@ -91,7 +91,9 @@ class MethodConfig:
     head_learning_rate: PositiveFloat | None = None  # null: the trainer's
     head: Literal["linear", "cosine"] = "linear"  # cosine: of feature and class vector, times cosine_scale
     cosine_scale: PositiveFloat = 10.0  # where Gidaris & Komodakis 2018 (arXiv 1804.09458) start theirs
-    trained_classes: Literal["seen", "task"] = "seen"  # class-incremental: which compete in the loss of new examples
+    trained_classes: Literal["all", "seen", "task"] = (
+        "seen"  # class-incremental: which compete in training; all: later too
+    )
     identifier: Literal["gaussian", "centroid"] = "gaussian"  # finds the task where it is unknown and owns adapters
     strategies: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 

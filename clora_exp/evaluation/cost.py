@@ -15,7 +15,10 @@ PROC = Path("/proc/self")
 
 @dataclass(frozen=True)
 class TaskCost:
-    """The cost of one session. `adapter_bytes` is the size of adapter.safetensors, head included."""
+    """The cost of one session. `adapter_bytes` is the size of adapter.safetensors, head included.
+
+    `kept_bytes` is what has to be kept beside that for later tasks: examples, importances, what identifies tasks.
+    """
 
     task: str
     trainable_parameters: int
@@ -23,6 +26,7 @@ class TaskCost:
     train_seconds: float
     evaluation_seconds: float
     peak_memory_bytes: int  # of the whole process; on a GPU what torch allocated there
+    kept_bytes: int = 0
 
 
 class CostMeter:
@@ -39,7 +43,7 @@ class CostMeter:
         self._num_trainable = num_trainable
         self._train_seconds = time.perf_counter() - self._started
 
-    def of(self, task: str, adapter_bytes: int, evaluation_seconds: float) -> TaskCost:
+    def of(self, task: str, adapter_bytes: int, kept_bytes: int, evaluation_seconds: float) -> TaskCost:
         """Return the session's cost."""
         return TaskCost(
             task,
@@ -48,6 +52,7 @@ class CostMeter:
             round(self._train_seconds, 3),
             round(evaluation_seconds, 3),
             peak_memory_bytes(self._device),
+            kept_bytes,
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 SCORES = ("exact_match", "token_f1", "rouge_l", "answer_perplexity")
 
 
-@dataclass(frozen=True)
+@dataclass  # Lightning hands no frozen one on
 class Written:
     """Texts of n examples, and of a free-form task the responses' negative log-likelihoods and tokens, else zeros."""
 

@@ -263,6 +263,12 @@ class Method:
             num_layers=len(self.adapters.layers) if self.adapters else 0,
         )
 
+    def kept_bytes(self) -> int:
+        """Return the bytes of what strategies keep between tasks, and of what identifies tasks."""
+        identifier = self.outputs.identifier
+        kept = sum(_num_bytes(strategy.state_dict()) for strategy in self.strategies)
+        return kept + (identifier.size_bytes if identifier else 0)
+
     def num_trainable(self) -> int:
         """Return how many parameters train at this moment: between `before_task` and `after_task`."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -338,6 +344,14 @@ def not_exportable(config: MethodConfig) -> str | None:
         if strategy_class(name).route is not Strategy.route:
             return f"method.{name} chooses what answers by the input; one low-rank update cannot express that"
     return None
+
+
+def _num_bytes(state: Any) -> int:
+    """Return the bytes of the tensors in a state."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    entries = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(_num_bytes(entry) for entry in entries)
 
 
 def _whole_backbone(backbone: nn.Module) -> list[dict[str, Any]]:

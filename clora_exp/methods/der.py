@@ -1,8 +1,10 @@
 """Dark experience replay: kept examples are held to the logits they had when they were seen.
 
 Buzzega et al. 2020 (arXiv 2004.07211), eq. 5: L + α E ‖z − h(x)‖² over a reservoir of examples, with logits z stored as
-the example passed by in training. A head that has grown since is compared in the logits it had. Differs: the mean of
-the squared differences over the logits, as the released code takes it, for which α is given.
+the example passed by in training. A head that has grown since is compared in the logits it had; with
+trained_classes=all, the yaml's choice, it has the logits of later classes from the start, as in the paper, and they
+are held down too. Differs: the mean of the squared differences over the logits, as the released code takes it, for
+which α is given.
 """
 
 from collections.abc import Iterator

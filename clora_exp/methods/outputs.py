@@ -63,13 +63,18 @@ class Outputs:
     def heads_in_session(self, t: int, earlier: bool) -> list[nn.Module]:
         """Return the heads that train in the session of task t; `earlier`: a strategy trains earlier ones too."""
         heads = list(self.model.heads)
-        if self.settings.protocol == "joint":
+        if self.settings.protocol == "joint" or (self.scenario.grows and self._trains_all):
             return heads
         if self.scenario.grows and not self.identifies and self.settings.trained_classes == "seen":
             earlier = True  # they compete with the new classes
         if earlier and self.scenario.kind != "domain_incremental":
             return heads[: t + 1]
         return [heads[self.head_of(t)]]
+
+    @property
+    def _trains_all(self) -> bool:
+        """Whether classes of later tasks compete in training, as in a head that has its final size from the start."""
+        return self.settings.trained_classes == "all" and not self.identifies
 
     def logits(self, batch: Batch, route: Active | None = None) -> Tensor:
         """Return what the model answers, logits (n, c); −inf for what is not among a row's labels.
@@ -94,7 +99,7 @@ class Outputs:
 
     def answer(self, batch: Batch) -> Answer:
         """Return what the model gives for a batch whose tasks are known, since it is a batch of training."""
-        return self._answer(batch, self._known(batch), None)
+        return self._answer(batch, self._known(batch), None, is_training=True)
 
     def _known(self, batch: Batch) -> int | Tensor | None:
         """Return the task that answers a batch of training, or of each row; None where all are answered alike."""
@@ -106,7 +111,7 @@ class Outputs:
 
     def masked(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return logits with −inf for what does not compete in the loss of new examples."""
-        if not self.scenario.grows or self.settings.trained_classes == "seen" or self.identifies:
+        if not self.scenario.grows or self.settings.trained_classes != "task" or self.identifies:
             return logits
         assert isinstance(batch.task, int)
         first, last = self.scenario.first[batch.task : batch.task + 2]
@@ -122,11 +127,13 @@ class Outputs:
         with torch.no_grad(), answering(UNLEARNED):
             return self.identifier.identify(self.model.features(batch.inputs))
 
-    def _answer(self, batch: Batch, task: int | Tensor | None, route: Active | None) -> Answer:
+    def _answer(
+        self, batch: Batch, task: int | Tensor | None, route: Active | None, is_training: bool = False
+    ) -> Answer:
         """Return what answers the batch as `task`, of each row, or where it is None as all tasks are answered."""
         active = self._active_of(task) if route is None else route
         features = self._run(self.model.features, batch.inputs, active)
-        return Answer(features, self.logits_of(features, task))
+        return Answer(features, self.logits_of(features, task, is_training))
 
     def _active_of(self, task: int | Tensor | None) -> Active:
         """Return what answers a task in the adapters, or of each row; where it is None what answers all tasks."""
@@ -167,7 +174,7 @@ class Outputs:
         slot = self.slot(task)
         return slot if self.adapters is None or self.adapters.has(slot) else UNLEARNED
 
-    def logits_of(self, features: Tensor, task: int | Tensor | None) -> Tensor:
+    def logits_of(self, features: Tensor, task: int | Tensor | None, is_training: bool = False) -> Tensor:
         """Return logits over the labels from features; with a task, or one a row, by that task's head alone."""
         heads = self.model.heads
         if self.scenario.knows_task:
@@ -176,7 +183,7 @@ class Outputs:
         if not self.scenario.grows:
             return heads(features, 0 if task is None or not self.identifies else task)
         if task is None:
-            return heads.joined(features, self.num_begun)
+            return heads.joined(features, len(heads) if is_training and self._trains_all else self.num_begun)
         return self._placed(heads(features, task), task)
 
     def _placed(self, own: Tensor, task: int | Tensor) -> Tensor:

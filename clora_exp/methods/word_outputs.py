@@ -58,7 +58,9 @@ class WordOutputs(Outputs):
         """Return the logits: classes do not compete in the loss of an answer's tokens, the vocabulary does."""
         return logits
 
-    def _answer(self, batch: Batch, task: int | Tensor | None, route: Active | None) -> Answer:
+    def _answer(
+        self, batch: Batch, task: int | Tensor | None, route: Active | None, is_training: bool = False
+    ) -> Answer:
         """Return hidden states (m, d) and logits (m, V) at the m supervised positions of the batch's answers."""
         active = self._active_of(task) if route is None else route
         return Answer(*self._run(self.model.taught, batch.inputs, active))
@@ -154,8 +156,6 @@ def not_in_words(config: ExperimentConfig, strategies: Mapping[str, type[Strateg
         return f"method.trainable=all: model.{kind}.dtype={settings.dtype} is too coarse for steps; set float32"
     if method.head != "linear":
         return f"method.head={method.head}: model={name} has no heads; have: linear, which none are then"
-    if method.trained_classes != "seen":
-        return f"method.trained_classes={method.trained_classes}: model={name} has no head of classes; have: seen"
     if method.composition == "columns" and settings.scoring == "generation":
         return f"model.{kind}.scoring=generation: method.composition=columns writes no answers; have: likelihood"
     for strategy, of_class in strategies.items():

@@ -105,7 +105,9 @@ def _metrics(run: StoredRun) -> str:
 
 
 def _cost(run: StoredRun) -> str:
+    keeps = "kept_bytes" in run.costs and bool(run.costs["kept_bytes"].any())
     heads = ["task", "trainable parameters", "bytes on disk", "learning", "measuring", "peak memory"]
+    heads += ["kept besides"] if keeps else []
     lines = [_row(heads), _rule(len(heads))]
     for cost in run.costs.itertuples():
         lines.append(
@@ -117,6 +119,7 @@ def _cost(run: StoredRun) -> str:
                     duration(cost.train_seconds),
                     duration(cost.evaluation_seconds),
                     size(cost.peak_memory_bytes),
+                    *([size(cost.kept_bytes)] if keeps else []),
                 ]
             )
         )
@@ -129,6 +132,7 @@ def _cost(run: StoredRun) -> str:
         f"\n\nOn {where}. Bytes are those of the task's `adapter.safetensors`, its head included; memory is the "
         "largest during the session, "
         + ("of the whole process." if is_cpu else "on the device.")
+        + (" Kept besides is what later tasks need: examples, importances, what identifies tasks." if keeps else "")
         + (whole if method["trainable"] == "all" and not method["save_weights"] else "")
     )
 
