@@ -6,10 +6,12 @@ and handed in as `Parts`; the composition itself, and the words for its errors, 
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -168,13 +170,24 @@ class ModelConfig:
 
     __pydantic_config__ = STRICT
     name: Name
-    path: str | None = None  # a local folder with weights and tokenizer; null: the package
+    path: str | None = None  # a local folder with weights and tokenizer, or a name on the Hub; null: the package
     package: str | None = None  # an installed package that ships them
     subfolder: str = "model"  # the folder in that package
     recipe: str | None = None  # how weights that nobody ships are made here: a file of models/recipes
     hub_id: str | None = None  # what the model is called on the Hub, for exported adapters; null: the name
     kind: str = ""  # taken from the one section
     settings: Any = None  # that section, as its kind's Config
+
+    @property
+    def base_name(self) -> str:
+        """What an exported adapter calls the model."""
+        return self.hub_id or (self.path if self.is_on_hub and self.path else self.name)
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the path is no folder here but looks like a name on the Hub, org/name."""
+        looks = self.path is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) is not None
+        return looks and not Path(str(self.path)).exists() and not str(self.path).startswith(".")
 
 
 @dataclass(frozen=True)
@@ -186,6 +199,7 @@ class TrainerConfig:
     max_steps: Count | None = None  # optimiser steps a session; null: by the epochs
     batch_size: Count = 16  # examples a batch, of similar length
     accumulate: Count = 1  # batches an optimiser step
+    max_eval_examples: Count | None = None  # measured of each task, spread evenly over its split; null: all
     eval_batch_size: Count = 32  # on two cores 32 is the fastest: the activations stay in the cache
     learning_rate: PositiveFloat = 1e-3  # of adapters; a method may set its own
     head_learning_rate: PositiveFloat = 1e-2  # of the heads, unless the method sets its own

@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from clora_exp import discovery
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
+from clora_exp.evaluation.written import Predicted
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
@@ -32,7 +31,7 @@ from clora_exp.tasks.stream import load_stream
 
 log = logging.getLogger("clora_exp")
 
-Answers = dict[int, tuple[str, np.ndarray]]  # task index → fingerprint of what answered it, predicted label indices
+Answers = dict[int, tuple[str, Predicted]]  # task index → fingerprint of what answered it, its answers
 
 
 def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirectory:
@@ -42,6 +41,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     """
     check_strategies(config)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
+    stream = stream.thinned(config.eval_split, config.trainer.max_eval_examples)
     make_weights(config.model, terminal.making)
     model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)
     folder = RunDirectory(config, stream, model_sha256)
@@ -99,6 +99,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             folder.save_progress(progress, method.state_dict())
             stop.check()
 
+        folder.save_samples(method.samples(held_out))
         folder.finish(progress)
     stop.check()  # a signal that came in the very end ends a sweep
     return conclude(folder, terminal)
@@ -135,8 +136,8 @@ def evaluate(
     config: ExperimentConfig,
     answers: Answers,
     watch: Watch,
-) -> tuple[dict[int, np.ndarray], float]:
-    """Return the predicted label indices of every task asked for, and the seconds it took.
+) -> tuple[dict[int, Predicted], float]:
+    """Return the answers to every task asked for, and the seconds it took.
 
     A task whose deciding parameters have not changed since its last evaluation keeps its answers.
     """

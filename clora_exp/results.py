@@ -7,6 +7,7 @@ results/runs/<tasks>/<method>/<hash8>-s<seed>/
   predictions.csv.gz     every answer of every evaluation, by example
   metrics.json           each metric's value, or null and the reason; metrics.csv losses and accuracies, long
   cost.csv               parameters, bytes, seconds and memory of each task
+  answers.jsonl          of a language model: ten answers, word for word
   run.log                what happened when
   adapters/<task>/       what answered the task when it had just been learned; peft/ the same as a plain PEFT LoRA
   report.md, figures/    the run as a page, see reports/run.py
@@ -36,8 +37,10 @@ from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric, metrics_of_run
+from clora_exp.evaluation.written import Predicted, Written, free_form_scores
 from clora_exp.files import folder_written_atomically, write_atomically
 from clora_exp.methods.base import Method, not_exportable
+from clora_exp.models.language import LanguageConfig
 from clora_exp.runs import StoredRun, read_run, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.scenario import Scenario
@@ -59,24 +62,41 @@ NOT_IN_HASH = (
 class Progress:
     """How far a run is: what resume starts from, and what every result file is made from."""
 
-    def __init__(self, scenario: Scenario, split: str) -> None:
-        self.scenario, self.stream, self.split = scenario, scenario.stream, split
+    def __init__(self, scenario: Scenario, config: ExperimentConfig) -> None:
+        self.scenario, self.stream, self.split = scenario, scenario.stream, config.eval_split
+        self.protocol = config.method.protocol
+        settings = config.model.settings
+        self.answers_untrained = isinstance(settings, LanguageConfig)
+        self.free_form_score = settings.free_form_score if isinstance(settings, LanguageConfig) else ""
         self.matrix = AccuracyMatrix(self.stream.names)
         self.num_tasks_done = 0
-        self.predicted: dict[tuple[int, int], np.ndarray] = {}  # (row, task) → predicted label indices
+        self.predicted: dict[tuple[int, int], Predicted] = {}  # (row, task) → answers
         self.history: list[dict[str, Any]] = []  # rows of metrics.csv
         self.costs: list[TaskCost] = []
 
-    def add_row(self, after: str, i: int, predicted: Mapping[int, np.ndarray], seconds: float) -> None:
+    def add_row(self, after: str, i: int, predicted: Mapping[int, Predicted], seconds: float) -> None:
         """Enter row i of the matrix, from the answers to the tasks that were evaluated."""
         for t, answers in predicted.items():
             task = self.stream.tasks[t]
-            labels = [example.label for example in task.split(self.split)]
-            names = self.scenario.labels(t)
-            accuracy = float(np.mean([names[a] == label for a, label in zip(answers, labels, strict=True)]))
-            self.matrix.values[i, t] = accuracy
             self.predicted[i, t] = answers
-            self.history.append(_row(task.name, f"accuracy after {after}", accuracy, i, seconds))
+            scores = self._scores(t, answers)
+            accuracy = scores[self.free_form_score if task.is_free_form else "accuracy"]
+            self.matrix.values[i, t] = accuracy
+            self.history += [_row(task.name, f"{n} after {after}", v, i, seconds) for n, v in scores.items()]
+
+    def _scores(self, t: int, answers: Predicted) -> dict[str, float]:
+        """Return the accuracy of answers to task t, or of a free-form task every score."""
+        labels = [example.label for example in self.stream.tasks[t].split(self.split)]
+        if isinstance(answers, Written) and self.stream.tasks[t].is_free_form:
+            return free_form_scores(answers, labels)
+        names = predictions.names_of(self.scenario, t, answers)
+        return {"accuracy": float(np.mean([name == label for name, label in zip(names, labels, strict=True)]))}
+
+    def _free_form_scores(self) -> dict[str, float]:
+        """Return the free-form tasks' scores after the last task, means over the tasks; none where there are none."""
+        last = [(t, a) for (i, t), a in self.predicted.items() if i == len(self.stream) and isinstance(a, Written)]
+        each = [self._scores(t, answers) for t, answers in last if self.stream.tasks[t].is_free_form]
+        return {name: float(np.mean([scores[name] for scores in each])) for name in (each[0] if each else {})}
 
     def add_steps(self, task: str, steps: "list[Step]") -> None:
         """Enter the training curve of a session."""
@@ -86,7 +106,7 @@ class Progress:
         """Return every answer, see `evaluation/predictions.py`."""
         return predictions.to_frame(self.scenario, self.split, self.predicted)
 
-    def metrics(self, protocol: str) -> dict[str, Metric]:
+    def metrics(self) -> dict[str, Metric]:
         """Return the metrics of what there is."""
         identified = None
         if self.scenario.grows and self.num_tasks_done == len(self.stream):
@@ -96,14 +116,19 @@ class Progress:
         return metrics_of_run(
             self.matrix,
             scenario=self.scenario.kind,
-            protocol=protocol,
+            protocol=self.protocol,
             num_examples=num_examples,
             identified=identified,
+            answers_untrained=self.answers_untrained,
+            written=self._free_form_scores(),
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values."""
-        predicted = {f"{i} {t}": torch.from_numpy(a).to(torch.int32) for (i, t), a in self.predicted.items()}
+        predicted = {
+            f"{i} {t}": a.state_dict() if isinstance(a, Written) else torch.from_numpy(a).to(torch.int32)
+            for (i, t), a in self.predicted.items()
+        }
         return {
             "matrix": self.matrix.to_csv(),
             "num_tasks_done": self.num_tasks_done,
@@ -118,7 +143,8 @@ class Progress:
         self.num_tasks_done = state["num_tasks_done"]
         for key, answers in state["predicted"].items():
             i, t = map(int, key.split())
-            self.predicted[i, t] = answers.numpy().astype(np.int64)
+            is_written = isinstance(answers, dict)
+            self.predicted[i, t] = Written.from_state(answers) if is_written else answers.numpy().astype(np.int64)
         self.history = state["history"]
         self.costs = [TaskCost(**cost) for cost in state["costs"]]
 
@@ -201,7 +227,7 @@ class RunDirectory:
         Raises:
             RunError: a checkpoint that cannot be read.
         """
-        progress = Progress(self.scenario, self.config.eval_split)
+        progress = Progress(self.scenario, self.config)
         if not self._checkpoint.exists():
             return progress, None
         try:
@@ -222,6 +248,8 @@ class RunDirectory:
         write_atomically(self.path / "predictions.csv.gz", predictions.to_bytes(progress.frame()))
         self._write_csv("metrics.csv", progress.history, ["task", "metric", "value", "step", "seconds"])
         columns = [field.name for field in dataclasses.fields(TaskCost)]
+        metrics = progress.metrics()
+        self._write("metrics.json", _json({name: dataclasses.asdict(metric) for name, metric in metrics.items()}))
         self._write_csv("cost.csv", [dataclasses.asdict(cost) for cost in progress.costs], columns)
 
     def _write_csv(self, name: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -260,16 +288,19 @@ class RunDirectory:
             (new / "adapter.safetensors").write_bytes(weights)
             (new / "adapter.json").write_text(_json(manifest), encoding="utf-8")
             if not_exportable(self.config.method) is None:
-                write_peft(new / "peft", method.exported(t, task, self.config.model.hub_id or self.config.model.name))
+                write_peft(new / "peft", method.exported(t, task, self.config.model.base_name))
             if self.config.method.save_weights:
                 (new / "backbone.safetensors").write_bytes(save_tensors(method.backbone_weights()))
         return len(weights)
 
+    def save_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Write some answers word for word, where a model answers in words."""
+        if samples:
+            self._write("answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in samples))
+
     def finish(self, progress: Progress) -> None:
-        """Write the result files once more and metrics.json, mark the run done and drop the checkpoint."""
+        """Write the result files once more, mark the run done and drop the checkpoint."""
         self._write_results(progress)
-        metrics = progress.metrics(self.config.method.protocol)
-        self._write("metrics.json", _json({name: dataclasses.asdict(metric) for name, metric in metrics.items()}))
         (self.path / "report.md").unlink(missing_ok=True)  # one made of the unfinished run
         log.info("done")
         self._write("STATUS", "done\n")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 
 from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
-from clora_exp.evaluation.metrics import Metric, metrics_of_run
+from clora_exp.evaluation.metrics import Metric
 
 FILES = {  # what a run leaves, in the order a reader wants it
     "report.md": "the run as a page",
@@ -20,6 +20,7 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "metrics.json": "each metric's value, or null and why",
     "metrics.csv": "losses and accuracies, one a line",
     "predictions.csv.gz": "every answer of every evaluation, by example",
+    "answers.jsonl": "ten answers, word for word",
     "cost.csv": "parameters, bytes, seconds and memory of each task",
     "adapters": "what answers each task; its folder peft/ loads with PEFT alone",
     "config.yaml": "every setting",
@@ -43,6 +44,7 @@ class StoredRun:
     metrics: dict[str, Metric]
     history: pd.DataFrame  # metrics.csv: task, metric, value, step, seconds
     costs: pd.DataFrame  # cost.csv, see evaluation/cost.py
+    answers: list[dict[str, str]] = field(default_factory=list)  # answers.jsonl: task, prompt, right, written
 
     @property
     def method(self) -> str:
@@ -71,11 +73,8 @@ def read_run(path: Path) -> StoredRun:
     try:
         config = yaml.safe_load(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
-        if (path / "metrics.json").exists():
-            metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
-        else:
-            kind = config.get("scenario", "task_incremental")
-            metrics = metrics_of_run(matrix, scenario=kind, protocol=config["method"]["protocol"])
+        metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
+        answers = _text(path, "answers.jsonl") if (path / "answers.jsonl").exists() else ""
         return StoredRun(
             path=path,
             status=_text(path, "STATUS").splitlines()[0],
@@ -86,6 +85,7 @@ def read_run(path: Path) -> StoredRun:
             metrics=metrics,
             history=pd.read_csv(path / "metrics.csv", dtype={"task": str}, keep_default_na=False),
             costs=pd.read_csv(path / "cost.csv", dtype={"task": str}, keep_default_na=False),
+            answers=[json.loads(line) for line in answers.split("\n") if line],
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error

@@ -19,10 +19,11 @@ from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
 from clora_exp.adapters.targets import rank_of
 from clora_exp.compose import SECTIONS
-from clora_exp.config import ExperimentConfig, MethodConfig, structure
+from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig, structure
 from clora_exp.errors import ModelError, RunError, unknown
 from clora_exp.methods.base import not_exportable
 from clora_exp.models.base import TaskModel
+from clora_exp.models.prompts import Told
 from clora_exp.states import read_state, unpack_layers
 from clora_exp.tasks.stream import Example
 
@@ -41,20 +42,26 @@ class SavedTask:
         words = [self.manifest["description"] or self.manifest["task"], *self.manifest["labels"]][:16]
         return self.model.probe(words)
 
+    @property
+    def told(self) -> Told:
+        """What a prompt may tell of the task."""
+        labels = tuple(self.manifest["labels"])
+        return Told(self.manifest["task"], self.manifest["description"], labels, self.model.knows_task)
+
     def logits(self, examples: list[Example]) -> Tensor:
-        """Return the task's logits, (n, c)."""
+        """Return the task's logits, (n, c), or scores of its labels; of written answers those of the first token."""
         with torch.inference_mode(), answering(0):
-            return self.model.heads(self.model.features(self.model.inputs_of(examples)), 0)
+            return self.model.alone(examples, self.told)
 
     def exported(self, is_merged: bool = False) -> Exported:
         """Return it for other software."""
         of = {
             "task": self.manifest["task"],
-            "base": self.config.model.hub_id or self.config.model.name,
+            "base": self.config.model.base_name,
             "description": self.manifest["description"],
             "labels": tuple(self.manifest["labels"]),
         }
-        return self.model.exported(self.adapters, 0, self.model.heads[0], of, is_merged)
+        return self.model.exported(self.adapters, 0, next(iter(self.model.heads), None), of, is_merged)
 
 
 def load_task(run: Path, task: str) -> SavedTask:
@@ -95,12 +102,21 @@ def load_task(run: Path, task: str) -> SavedTask:
     kind = discovery.model_kinds.load(config.model.kind)
     if kind.identity(config.model) != manifest["model"]["sha256"]:
         raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
-    model = kind.build(config.model)
+    model = kind.build(in_single_precision(config.model))
     model.add_heads([len(manifest["labels"])])
+    model.knows_task = config.scenario == "task_incremental"
     adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
     adapters.add_state(state)
-    model.heads[0].load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
+    for head in model.heads:
+        head.load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
     return SavedTask(config, manifest, model.requires_grad_(False).eval(), adapters)
+
+
+def in_single_precision(config: ModelConfig) -> ModelConfig:
+    """Return the model's configuration with its weights in float32, which other software is compared in."""
+    if not hasattr(config.settings, "dtype"):
+        return config
+    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, dtype="float32"))
 
 
 def _of_one_task(settings: MethodConfig, state: dict[str, Tensor]) -> MethodConfig:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from clora_exp.config import TrainerConfig
 from clora_exp.errors import RunError
+from clora_exp.evaluation.written import Predicted, Written
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import Batch, EncodedSplit, JointSplit
 from clora_exp.optimizers import build_optimizer, warmup_then_linear
@@ -75,9 +76,9 @@ class Session(lightning.LightningModule):
         """Stay on the device: Lightning would move the model to the CPU after every fit and prediction."""
         return self
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Return (rows of the split, predicted label indices)."""
-        return batch.rows, self.method.logits(batch).argmax(-1)
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor | Written]:
+        """Return (rows of the split, predicted label indices or what was written)."""
+        return batch.rows, self.method.predicted(batch)
 
 
 def fit(
@@ -113,13 +114,15 @@ def fit(
 
 def predict(
     method: Method, split: EncodedSplit, config: TrainerConfig, callbacks: Sequence[lightning.Callback] = ()
-) -> np.ndarray:
-    """Return the predicted label index of every example of the split, (n,)."""
+) -> Predicted:
+    """Return the predicted label index of every example of the split, (n,), or what was written."""
     session = Session(method, split.task, "", config, 0)
     trainer = _trainer(config, callbacks)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         outputs = trainer.predict(session, split.evaluation_batches(config.eval_batch_size))
+    if outputs and isinstance(outputs[0][1], Written):
+        return Written.gathered([(rows.cpu().numpy(), written) for rows, written in outputs])
     predicted = np.full(len(split), -1, dtype=np.int64)
     for rows, labels in outputs or []:
         predicted[rows.cpu().numpy()] = labels.cpu().numpy()

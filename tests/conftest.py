@@ -9,6 +9,8 @@ import torch
 
 import clora_exp.methods
 import clora_exp.tasks.sources
+from language import save_causal_lm, save_seq2seq
+
 from clora_exp import compose
 from clora_exp.config import ExperimentConfig
 
@@ -79,3 +81,31 @@ def tiny(tiny_bert: Path, tmp_path: Path) -> Callable[..., ExperimentConfig]:
 def hand_worked() -> list[list[float]]:
     """The 3×3 example behind the metric tests; row 0 before training."""
     return json.loads("[[0.1, 0.2, 0.3], [0.9, 0.25, 0.2], [0.7, 0.8, 0.4], [0.6, 0.85, 0.7]]")
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of width 32 and two layers."""
+    folder = tmp_path_factory.mktemp("tiny_lm")
+    save_causal_lm(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random T5 of width 32 and two layers."""
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    save_seq2seq(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_words(tiny, tiny_lm: Path, tiny_t5: Path) -> Callable[..., ExperimentConfig]:
+    """Compose an experiment on a tiny language model: tiny_words("causal_lm", "method=clora")."""
+
+    def build(kind: str, *overrides: str) -> ExperimentConfig:
+        folder = {"causal_lm": tiny_lm, "seq2seq": tiny_t5}[kind]
+        short = [f"model.{kind}.max_length=16", f"model.{kind}.max_new_tokens=4"]
+        return tiny(f"model={kind}", f"model.path={folder}", *short, *overrides)
+
+    return build

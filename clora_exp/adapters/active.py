@@ -69,6 +69,12 @@ def active_task() -> Active:
     return task
 
 
+def repeated(times: int) -> AbstractContextManager[None]:
+    """Let the surrounding tasks, where there is one a row, answer a batch whose every row stands so many times."""
+    task = _task.get(None)
+    return answering(task.repeat_interleave(times)) if isinstance(task, Tensor) and task.ndim else nullcontext()
+
+
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile `function` so that one graph answers any task of the surrounding `answering`; options: torch.compile's.
 

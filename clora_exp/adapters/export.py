@@ -40,7 +40,7 @@ def write_peft(folder: Path, exported: Exported) -> None:
         r=rank,
         lora_alpha=rank,
         target_modules=names,
-        task_type="SEQ_CLS" if exported.classifier else None,
+        task_type="SEQ_CLS" if exported.classifier else exported.task_type,
         modules_to_save=[exported.classifier.head] if exported.classifier else None,
         base_model_name_or_path=exported.base,
         fan_in_fan_out=exported.is_conv1d,

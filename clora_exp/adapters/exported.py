@@ -39,11 +39,12 @@ class Exported:
     labels: tuple[str, ...] = ()  # in the order of the head's rows; none for a model without heads
     head: Mapping[str, Tensor] | None = None  # weight (c, d), bias (c,)
     classifier: Classifier | None = None  # None: the head is a file of its own
+    task_type: str | None = None  # PEFT's name for a model without a head that it knows, e.g. CAUSAL_LM
     is_conv1d: bool = False  # GPT-2's layers keep W0 as (in, out)
 
     def as_readme(self, title: str, files: str, names: str) -> str:
         """Return the folder's README."""
-        labels = f" Labels: {len(self.labels)}, in `labels.json`, in the order of the head's rows." * bool(self.labels)
+        labels = f" Labels: {len(self.labels)}, in `labels.json`, in the order of `logits`." * bool(self.labels)
         return README.format(
             title=title,
             description=self.description or self.task,

@@ -4,7 +4,7 @@ Notation: a[i, j] is the accuracy on task j = 1..T after task i, row 0 before tr
 on what the maximum runs over, so each function says its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +114,8 @@ def metrics_of_run(
     protocol: str = "sequence",
     num_examples: np.ndarray | None = None,
     identified: Identified | None = None,
+    answers_untrained: bool = False,
+    written: Mapping[str, float] | None = None,
 ) -> dict[str, Metric]:
     """Return every metric of one run by name.
 
@@ -122,13 +124,15 @@ def metrics_of_run(
         protocol: joint and single leave cells of the matrix empty; what needs them is undefined.
         num_examples: of each task, (T,), by which the class-incremental scenario weights incremental accuracy.
         identified: of a finished class-incremental run.
+        answers_untrained: whether a task can be answered before it is learned: a language model knows what words mean.
+        written: scores of free-form answers after the last task, by name, see `written.py`.
     """
     missing = {
         "joint": "all tasks are learned at once: there is no row between the first and the last",
         "single": "each task is learned alone: only the diagonal is there",
     }.get(protocol, "the accuracy matrix is not complete")
     no_forward = {
-        "task_incremental": "before a task is learned its own head is untrained: its accuracy is chance",
+        "task_incremental": None if answers_untrained else "before a task is learned its own head is untrained: chance",
         "class_incremental": "before a task is learned its classes cannot be answered",
     }.get(scenario)
     found: dict[str, Metric] = {}
@@ -143,6 +147,7 @@ def metrics_of_run(
             found[name] = Metric(None, missing) if np.isnan(value) else Metric(value)
     found["transfer_gain"] = Metric(None, "needs the `single` reference run of the same seed")
     found["intransigence"] = Metric(None, "needs the `joint` reference run of the same seed")
+    found |= {name: Metric(value) for name, value in (written or {}).items()}
     if scenario == "class_incremental":
         found["task_identification"] = Metric(identified.task) if identified else Metric(None, missing)
         never = identified is not None and np.isnan(identified.within)

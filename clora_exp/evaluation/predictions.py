@@ -1,7 +1,7 @@
 """Every answer of a run, one row an evaluated example: what any metric and any paired test can be computed from.
 
 `predictions.csv.gz` has the columns after (`init` or the task just learned), task, example (its id), label, predicted
-(both by name). Equal answers are equal bytes: the gzip header holds neither time nor name.
+(both by name; of a free-form task response and what was written). Equal answers are equal bytes: the gzip header holds neither time nor name.
 """
 
 import gzip
@@ -9,20 +9,26 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified
+from clora_exp.evaluation.written import Predicted, Written
 from clora_exp.tasks.scenario import Scenario
 
 COLUMNS = ["after", "task", "example", "label", "predicted"]
 
-Predicted = Mapping[tuple[int, int], np.ndarray]  # (row i, task index) → predicted label index of every example, (n,)
+def names_of(scenario: Scenario, t: int, answers: Predicted) -> list[str]:
+    """Return the answers to task t as label names, or as they were written."""
+    return answers.texts if isinstance(answers, Written) else [scenario.labels(t)[answer] for answer in answers]
 
 
-def to_frame(scenario: Scenario, split: str, predicted: Predicted) -> pd.DataFrame:
-    """Return the table of all answers, by row of the accuracy matrix, then task, then the order of the split."""
+def to_frame(scenario: Scenario, split: str, predicted: Mapping[tuple[int, int], Predicted]) -> pd.DataFrame:
+    """Return the table of all answers, by row of the accuracy matrix, then task, then the order of the split.
+
+    Args:
+        predicted: (row i, task index) → the answers to every example.
+    """
     stream = scenario.stream
     rows = [INIT, *stream.names]
     blocks = []
@@ -34,7 +40,7 @@ def to_frame(scenario: Scenario, split: str, predicted: Predicted) -> pd.DataFra
             "task": task.name,
             "example": [example.id for example in examples],
             "label": [example.label for example in examples],
-            "predicted": [scenario.labels(t)[answer] for answer in answers],
+            "predicted": names_of(scenario, t, answers),
         }
         blocks.append(pd.DataFrame(block, columns=COLUMNS))
     return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=COLUMNS)
@@ -54,7 +60,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 
 def accuracy_matrix(frame: pd.DataFrame, tasks: list[str]) -> AccuracyMatrix:
-    """Return the accuracy matrix that the answers give; NaN where nothing was evaluated."""
+    """Return the accuracy matrix that the answers give, of tasks with labels; NaN where nothing was evaluated."""
     matrix = AccuracyMatrix(tasks)
     correct = (frame["label"] == frame["predicted"]).groupby([frame["after"], frame["task"]]).mean()
     for (after, task), accuracy in correct.items():

@@ -16,16 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clora_exp import discovery
+from clora_exp.adapters.active import Active
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
 from clora_exp.adapters.family import FamilyLayer
 from clora_exp.config import ExperimentConfig, MethodConfig
 from clora_exp.errors import ConfigError, ModelError, unknown
+from clora_exp.evaluation.written import Written
 from clora_exp.methods.outputs import Outputs
 from clora_exp.methods.strategy import Answer, Strategy
+from clora_exp.methods.word_outputs import WordOutputs, not_in_words
 from clora_exp.models.backends import checkpoint_layers
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
+from clora_exp.models.language import LanguageConfig
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import Task, TaskStream
 
@@ -59,7 +63,8 @@ class Method:
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.method.head_learning_rate or config.trainer.head_learning_rate
         self.scenario = Scenario(config.scenario, stream)
-        self.outputs = Outputs(config, self.scenario)
+        in_words = isinstance(config.model.settings, LanguageConfig)
+        self.outputs = (WordOutputs if in_words else Outputs)(config, self.scenario)
         kind = discovery.model_kinds.load(config.model.kind)
         self.model: TaskModel = kind.build(config.model, config.method.backend)
         self.outputs.attach(self.model)
@@ -78,6 +83,8 @@ class Method:
     def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
         """Return a split as the model reads it; its labels are indices into the scenario's labels of the task."""
         encoded = self.model.encode(t, task, split)
+        if task.is_free_form:
+            return encoded
         return dataclasses.replace(encoded, labels=self.scenario.index(t)[encoded.labels])
 
     def indices(self, names: Sequence[str]) -> Tensor:
@@ -135,20 +142,32 @@ class Method:
         groups = self.adapters.parameter_groups() if self.adapters else []
         if self.config.trainable == "all":
             groups = _whole_backbone(self.model.backbone)
-        groups = [*groups, {"params": self.heads_in_session(t), "optimizer": "adamw", "lr": self.head_learning_rate}]
+        if heads := self.heads_in_session(t):
+            groups = [*groups, {"params": heads, "optimizer": "adamw", "lr": self.head_learning_rate}]
         for strategy in self.strategies:
             groups = [*groups, *strategy.parameter_groups()]
         return [{"lr": self.learning_rate, **group} for group in groups]
 
     def logits(self, batch: Batch) -> Tensor:
         """Return what the model answers, logits (n, c) over the scenario's labels; −inf beyond a row's own."""
+        return self.outputs.logits(batch, self._route(batch))
+
+    def predicted(self, batch: Batch) -> Tensor | Written:
+        """Return each row's answer as an index into the scenario's labels, (n,), or what the model wrote."""
+        return self.outputs.predicted(batch, self._route(batch))
+
+    def samples(self, splits: Sequence[EncodedSplit], count: int = 10) -> list[dict[str, Any]]:
+        """Return some answers word for word, of a model that answers in words; of others none."""
+        return self.outputs.samples(splits, count)
+
+    def _route(self, batch: Batch) -> Active | None:
         routes = [route for strategy in self.strategies if (route := strategy.route(batch)) is not None]
-        return self.outputs.logits(batch, routes[0] if routes else None)
+        return routes[0] if routes else None
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of the batch plus every term of the strategies and the penalties."""
         answer = self.outputs.answer(batch)
-        loss = F.cross_entropy(self.outputs.masked(answer.logits, batch), batch.labels)
+        loss = F.cross_entropy(self.outputs.masked(answer.logits, batch), self.model.targets(batch))
         terms = [strategy.training_loss(batch, answer) for strategy in self.strategies]
         terms += [self.adapters.penalty() if self.adapters else None]
         terms += [strategy.penalty() for strategy in self.strategies]
@@ -161,12 +180,12 @@ class Method:
         return self.outputs.answer(batch)
 
     def loss(self, batch: Batch, answer: Answer) -> Tensor:
-        """Return the mean loss of a batch's labels, all classes seen competing."""
-        return F.cross_entropy(answer.logits, batch.labels)
+        """Return the mean loss of a batch's labels, all classes seen competing, or of its answers' tokens."""
+        return F.cross_entropy(answer.logits, self.model.targets(batch))
 
     def log_probabilities(self, batch: Batch) -> Tensor:
         """Return log p of each label, (n, c), −inf for what is not among a row's labels."""
-        return F.log_softmax(self.answer(batch).logits, dim=-1)
+        return self.outputs.log_probabilities(batch)
 
     @property
     def layers(self) -> dict[str, FamilyLayer]:
@@ -212,7 +231,8 @@ class Method:
 
         It answers among the labels of the task alone; which examples are the task's is for others to know.
         """
-        head = {f"head.{name}": value for name, value in self.outputs.head(t).state_dict().items()}
+        found = self.outputs.head(t)
+        head = {f"head.{name}": value for name, value in found.state_dict().items()} if found is not None else {}
         return head | (self.adapters.state_of(self.outputs.active(t)) if self.adapters else {})
 
     def exported(self, t: int, task: Task, base: str) -> Exported:
@@ -260,7 +280,7 @@ class Method:
         """
         digest = hashlib.sha256(b"" if self.scenario.knows_task else str(self.outputs.num_begun).encode())
         for name, tensor in sorted((self.state_of(t) | self.backbone_weights()).items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,8 +319,10 @@ def check_strategies(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: one cannot, with the reason.
     """
-    for name in config.method.strategies:
-        strategy = strategy_class(name)
+    strategies = {name: strategy_class(name) for name in config.method.strategies}
+    if isinstance(config.model.settings, LanguageConfig) and (reason := not_in_words(config, strategies)):
+        raise ConfigError(reason)
+    for name, strategy in strategies.items():
         if config.scenario not in strategy.scenarios:
             have = ", ".join(strategy.scenarios)
             raise ConfigError(f"scenario={config.scenario}: method.{name} cannot run in it; have: {have}")

@@ -37,6 +37,7 @@ class DER(Rehearsal):
     source: ClassVar[str] = "Buzzega et al. 2020, 2004.07211"
     stores: ClassVar[str] = "examples with their logits, up to a bound"
     step_cost: ClassVar[str] = "flat: one more batch"
+    needs_heads: ClassVar[bool] = True
     off: ClassVar[dict[str, Any]] = {"alpha": 0.0}
 
     def __init__(self, config: Any, method: Any) -> None:

@@ -40,6 +40,7 @@ class LwF(Strategy):
     step_cost: ClassVar[str] = "flat; one head more a task"
     task_cost: ClassVar[str] = "a forward pass over its examples"
     trains_earlier_heads: ClassVar[bool] = True
+    needs_heads: ClassVar[bool] = True
     off: ClassVar[dict[str, Any]] = {"strength": 0.0}
 
     def __init__(self, config: Config, method: Any) -> None:

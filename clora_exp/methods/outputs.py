@@ -4,7 +4,8 @@ Where the task is known, or found, a task's own parts and head answer. Where it 
 what was learned last answers for all, with one head: growing with the classes, or fixed.
 """
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.family import owned_parts
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import ModelError
+from clora_exp.evaluation.written import Written
 from clora_exp.inference.identification import IDENTIFIERS, Identifier
 from clora_exp.methods.strategy import Answer
 from clora_exp.models.base import TaskModel
@@ -40,6 +42,7 @@ class Outputs:
     def attach(self, model: TaskModel) -> None:
         """Draw the heads of a model that has heads."""
         self.model = model
+        model.knows_task = self.scenario.knows_task
         sizes = self.scenario.head_sizes(self.identifies)
         model.add_heads(sizes, self.settings.cosine_scale if self.settings.head == "cosine" else None)
 
@@ -79,16 +82,32 @@ class Outputs:
         Raises:
             ModelError: a task that is not in the stream.
         """
+        return self._label_logits(batch, self._asked(batch), route)
+
+    def _asked(self, batch: Batch) -> int | Tensor | None:
+        """Return the task that answers a batch when it is measured, or of each row: known, found, or none."""
         if self.scenario.knows_task:
-            return self._answer(batch, batch.task, route).logits
-        if self.identifies:
-            return self._answer(batch, self.identified(batch), route).logits
-        return self._answer(batch, None, route).logits
+            return batch.task
+        return self.identified(batch) if self.identifies else None
+
+    def _label_logits(self, batch: Batch, task: int | Tensor | None, route: Active | None) -> Tensor:
+        return self._answer(batch, task, route).logits
+
+    def predicted(self, batch: Batch, route: Active | None = None) -> Tensor | Written:
+        """Return each row's label as the model answers it, (n,), an index into the scenario's labels."""
+        return self.logits(batch, route).argmax(-1)
 
     def answer(self, batch: Batch) -> Answer:
         """Return what the model gives for a batch whose tasks are known, since it is a batch of training."""
-        is_known = self.scenario.knows_task or self.identifies
-        return self._answer(batch, batch.task if is_known else None, None, is_training=True)
+        return self._answer(batch, self._known(batch), None, is_training=True)
+
+    def _known(self, batch: Batch) -> int | Tensor | None:
+        """Return the task that answers a batch of training, or of each row; None where all are answered alike."""
+        return batch.task if self.scenario.knows_task or self.identifies else None
+
+    def log_probabilities(self, batch: Batch) -> Tensor:
+        """Return log p of each label, (n, c), −inf for what is not among a row's labels; tasks as in training."""
+        return F.log_softmax(self.answer(batch).logits, dim=-1)
 
     def masked(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return logits with −inf for what does not compete in the loss of new examples."""
@@ -112,28 +131,40 @@ class Outputs:
         self, batch: Batch, task: int | Tensor | None, route: Active | None, is_training: bool = False
     ) -> Answer:
         """Return what answers the batch as `task`, of each row, or where it is None as all tasks are answered."""
-        if task is None:
-            newest = self.num_begun - 1
-            active: Active = self.slot(newest) if self.adapters and self.adapters.has(self.slot(newest)) else UNLEARNED
-        elif isinstance(task, Tensor):
-            active = task * (self.settings.protocol == "sequence")
-            if self.adapters and not torch.compiler.is_compiling():
-                self.adapters.check(active)
-        else:
-            active = self.active(task)
-        features = self._features(batch.inputs, active if route is None else route)
+        active = self._active_of(task) if route is None else route
+        features = self._run(self.model.features, batch.inputs, active)
         return Answer(features, self.logits_of(features, task, is_training))
 
-    def _features(self, inputs: dict[str, Tensor], active: Active) -> Tensor:
-        """Return features (n, d) as the task, or each row's, in the adapters answers."""
+    def _active_of(self, task: int | Tensor | None) -> Active:
+        """Return what answers a task in the adapters, or of each row; where it is None what answers all tasks."""
+        if task is None:
+            newest = self.num_begun - 1
+            return self.slot(newest) if self.adapters and self.adapters.has(self.slot(newest)) else UNLEARNED
+        if not isinstance(task, Tensor):
+            return self.active(task)
+        active = task * (self.settings.protocol == "sequence")
+        if self.adapters and not torch.compiler.is_compiling():
+            self.adapters.check(active)
+        return active
+
+    def _run(self, function: Callable[[dict[str, Tensor]], Any], inputs: dict[str, Tensor], active: Active) -> Any:
+        """Return what a function of the model gives, a tensor (n, d) or several, as `active` in the adapters answers.
+
+        Of columns all up to the one that answers run side by side, and its own rows are what is returned.
+        """
         if self.settings.composition != "columns" or isinstance(active, Unlearned):
             with answering(active):
-                return self.model.features(inputs)
+                return function(inputs)
         last = int(active.max()) if isinstance(active, Tensor) else active
         with answering(last):
-            every = self.model.features({name: torch.cat([value] * (last + 1)) for name, value in inputs.items()})
-        of_column = every.view(last + 1, -1, every.shape[-1])  # each column's, (T, n, d)
-        return of_column[active, torch.arange(of_column.shape[1])] if isinstance(active, Tensor) else of_column[last]
+            every = function({name: torch.cat([value] * (last + 1)) for name, value in inputs.items()})
+
+        def own(rows: Tensor) -> Tensor:
+            of_column = rows.view(last + 1, -1, rows.shape[-1])  # each column's, (T, n, d)
+            is_mixed = isinstance(active, Tensor) and active.ndim
+            return of_column[active, torch.arange(of_column.shape[1])] if is_mixed else of_column[last]
+
+        return tuple(map(own, every)) if isinstance(every, tuple) else own(every)
 
     def active(self, task: int) -> int | Unlearned:
         """Return what answers a task in the adapters: its slot, or before the task has begun nothing learned."""
@@ -182,6 +213,10 @@ class Outputs:
         labels = torch.from_numpy(split.labels[rows])
         self.identifier.add(t, self.frozen_features(split, rows), labels)
 
-    def head(self, t: int) -> nn.Linear:
-        """Return the head that answers task t, or the block of it that task t added."""
+    def head(self, t: int) -> nn.Linear | None:
+        """Return the head that answers task t, or the block of it that task t added; None: the model has no heads."""
         return cast(nn.Linear, self.model.heads[self.head_of(t)])
+
+    def samples(self, splits: Sequence[EncodedSplit], count: int) -> list[dict[str, Any]]:
+        """Return some answers word for word, of a model that answers in words."""
+        return []

@@ -18,7 +18,11 @@ EVERY_SCENARIO: tuple[ScenarioName, ...] = ("task_incremental", "class_increment
 
 
 class Answer(NamedTuple):
-    """What the model gives for a batch in training: features (n, d), and logits (n, c) before any mask of classes."""
+    """What the model gives for a batch in training: features (n, d), and logits (n, c) before any mask of classes.
+
+    Of a language model hidden states (m, d) and the vocabulary's logits (m, V) at the m tokens of the answers. What
+    they are to predict is `TaskModel.targets(batch)`; the loss is `Method.loss(batch, answer)`.
+    """
 
     features: Tensor
     logits: Tensor
@@ -37,6 +41,7 @@ class Strategy:
     step_cost: ClassVar[str] = "flat"  # of an optimiser step, in the number of tasks before
     task_cost: ClassVar[str] = "none"  # around a task
     scenarios: ClassVar[tuple[ScenarioName, ...]] = EVERY_SCENARIO
+    needs_heads: ClassVar[bool] = False  # it works on logits of heads, a few an example
     trains_earlier_heads: ClassVar[bool] = False  # it has a loss on earlier tasks' heads, so they go on training
     off: ClassVar[dict[str, Any]] = {}  # values of its keys with which it trains as its bare setting does
 

@@ -12,8 +12,12 @@ from clora_exp.adapters.active import checkpoint_contexts
 from clora_exp.models.weights import check_backend
 
 
-def load_backbone(folder: Path, backend: str, max_length: int) -> tuple[Any, list[str]]:
-    """Load a backbone without head; return it in evaluation mode, and the names of weights that the folder lacks.
+def load_backbone(
+    folder: Path, backend: str, max_length: int, kind: str = "AutoModel", dtype: torch.dtype = torch.float32
+) -> tuple[Any, list[str]]:
+    """Load a backbone as a class of transformers, by default without head; return it in evaluation mode.
+
+    Also returned are the names of weights that the folder lacks.
 
     Raises:
         ModelError: the backend cannot be had here.
@@ -26,7 +30,7 @@ def load_backbone(folder: Path, backend: str, max_length: int) -> tuple[Any, lis
         fast = importlib.import_module("unsloth").FastModel
         backbone, _ = fast.from_pretrained(
             model_name=str(folder),
-            auto_model=transformers.AutoModel,
+            auto_model=getattr(transformers, kind),
             max_seq_length=max_length,
             load_in_4bit=False,
             use_exact_model_name=True,
@@ -37,8 +41,8 @@ def load_backbone(folder: Path, backend: str, max_length: int) -> tuple[Any, lis
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # the caller judges what is missing
     try:
-        backbone, info = transformers.AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        backbone, info = getattr(transformers, kind).from_pretrained(
+            folder, use_safetensors=True, dtype=dtype, output_loading_info=True
         )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)

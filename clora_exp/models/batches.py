@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +36,11 @@ class EncodedSplit(Dataset[Batch]):
         """What each example costs, (n,), e.g. its tokens; a batch is of examples of similar length."""
         return np.ones(len(self), dtype=np.int64)
 
-    def example(self, row: int) -> np.ndarray:
+    def example(self, row: int) -> Any:
         """Return one example by itself."""
         raise AssertionError(f"{type(self).__name__} defines no example")
 
-    def stacked(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    def stacked(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Return examples, of this or another split of its kind, in one batch as the model's forward takes it."""
         raise AssertionError(f"{type(self).__name__} defines no stacked")
 
@@ -94,6 +95,41 @@ class EncodedTexts(EncodedSplit):
         return padded(examples, self.pad_token_id)
 
 
+@dataclass(frozen=True)
+class EncodedAnswers(EncodedSplit):
+    """Prompts and answers of one split as token ids, concatenated, with the start of each. Dtypes as of texts."""
+
+    token_ids: np.ndarray  # of the prompts
+    starts: np.ndarray
+    answer_token_ids: np.ndarray
+    answer_starts: np.ndarray
+    pad_token_id: int
+    pads_left: bool  # prompts; answers are padded behind
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each prompt with its answer, (n,)."""
+        return np.diff(self.starts) + np.diff(self.answer_starts)
+
+    def example(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of one prompt and its answer."""
+        prompt = self.token_ids[self.starts[row] : self.starts[row + 1]]
+        return prompt, self.answer_token_ids[self.answer_starts[row] : self.answer_starts[row + 1]]
+
+    def stacked(self, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
+        """Return prompts and answers, (n, l) and (n, a), padded to the longest, with their masks."""
+        return padded_pairs(examples, self.pad_token_id, self.pads_left)
+
+
+def padded_pairs(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], pad_token_id: int, pads_left: bool
+) -> dict[str, Tensor]:
+    """Return prompts (n, l), padded at their start if `pads_left`, answers (n, a), and the masks of both."""
+    answers = padded([answer for _, answer in pairs], pad_token_id)
+    named = {"answer_ids": answers["input_ids"], "answer_mask": answers["attention_mask"]}
+    return padded([prompt for prompt, _ in pairs], pad_token_id, pads_left) | named
+
+
 def mixed_batch(splits: Sequence[EncodedSplit], which: Sequence[tuple[int, int]]) -> Batch:
     """Return the examples (split, row) as one batch, each with its own task."""
     inputs = splits[0].stacked([splits[i].example(row) for i, row in which])
@@ -102,11 +138,12 @@ def mixed_batch(splits: Sequence[EncodedSplit], which: Sequence[tuple[int, int]]
     return Batch(inputs, labels, tasks, torch.tensor([row for _, row in which]))
 
 
-def padded(texts: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
+def padded(texts: Sequence[np.ndarray], pad_token_id: int, pads_left: bool = False) -> dict[str, Tensor]:
     """Return token ids and mask, (n, l), padded to the longest."""
     lengths = np.array([len(text) for text in texts])
     ids = np.full((len(texts), lengths.max()), pad_token_id, dtype=np.int64)
     mask = np.arange(ids.shape[1]) < lengths[:, None]
+    mask = mask[:, ::-1] if pads_left else mask
     ids[mask] = np.concatenate(texts)
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 

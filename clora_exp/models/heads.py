@@ -78,6 +78,8 @@ class Heads(nn.ModuleList):
 
     def refresh(self) -> None:
         """Take up what the heads have become, for compiled graphs, which cannot notice it; called as a task ends."""
+        if not len(self):  # a model that answers in words
+            return
         self._look()
         with torch.no_grad():
             heads = [self._head(t) for t in range(len(self))]

@@ -19,6 +19,7 @@ from clora_exp.errors import DataError, ModelError
 from clora_exp.models.backends import load_backbone
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import EncodedTexts, padded
+from clora_exp.models.prompts import Told
 from clora_exp.models.weights import sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
 from clora_exp.tasks.stream import Example, Task
@@ -55,7 +56,7 @@ class TextEncoder(TaskModel):
         mask_nl1 = inputs["attention_mask"].unsqueeze(-1).to(output.last_hidden_state.dtype)
         return (output.last_hidden_state * mask_nl1).sum(1) / mask_nl1.sum(1)
 
-    def inputs_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def inputs_of(self, examples: Sequence[Example], told: Told) -> dict[str, Tensor]:
         """Return token ids and mask, (n, l) each."""
         texts = [example.text for example in examples]
         return dict(
@@ -77,7 +78,7 @@ class TextEncoder(TaskModel):
         is_bert = self.backbone.config.model_type == "bert"
         return Classifier("bert.", "classifier") if is_bert and self.config.pooling == "pooler" else None
 
-    def loading_code(self, is_merged: bool = False) -> str:
+    def loading_code(self, told: Told, is_merged: bool = False) -> str:
         """Return Python that answers `texts` from an exported task with PEFT and transformers alone."""
         kind = "AutoModelForSequenceClassification" if self.classifier else "AutoModel"
         imports = ["import json", "import torch"]

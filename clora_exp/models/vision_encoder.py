@@ -19,6 +19,7 @@ from clora_exp.errors import DataError, ModelError
 from clora_exp.models.backends import load_backbone
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import EncodedSplit
+from clora_exp.models.prompts import Told
 from clora_exp.models.weights import sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
 from clora_exp.tasks.images import data_uri
@@ -73,7 +74,7 @@ class VisionEncoder(TaskModel):
         """Return pixel values, (n, channels, height, width)."""
         return {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
 
-    def inputs_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def inputs_of(self, examples: Sequence[Example], told: Told) -> dict[str, Tensor]:
         """Return images as `features` takes them."""
         return {"pixel_values": torch.from_numpy(self._pixels(examples))}
 
@@ -85,7 +86,7 @@ class VisionEncoder(TaskModel):
         noise = [rng.integers(256, size=(size, size, *channels), dtype=np.uint8) for _ in range(8)]
         return [Example(str(i), "", "", str(i), image=data_uri(pixels)) for i, pixels in enumerate(noise)]
 
-    def loading_code(self, is_merged: bool = False) -> str:
+    def loading_code(self, told: Told, is_merged: bool = False) -> str:
         """Return Python that answers `images`, opened with Pillow, with PEFT and transformers alone."""
         base = "HERE" if is_merged else "BASE"
         pooled = "hidden[:, 0]" if self.config.pooling == "cls" else "hidden[:, 1:].mean(1)"

@@ -16,6 +16,8 @@ from clora_exp.errors import ModelError, unknown
 if TYPE_CHECKING:
     from clora_exp.models.recipes import Progress
 
+HUB_FILES = ("*.json", "*.model", "*.txt")  # beside what a kind needs: tokenizer, index of several weight files
+
 
 def weights_folder(config: ModelConfig) -> Path:
     """Return the folder with configuration, weights, and tokenizer or image processor.
@@ -23,6 +25,8 @@ def weights_folder(config: ModelConfig) -> Path:
     Raises:
         ModelError: no such folder or package, or a file is missing; says what to install or to point at.
     """
+    if config.path is not None and config.is_on_hub:
+        return _from_hub(config)
     if config.path is not None:
         folder = Path(config.path).expanduser()
         advice = "model.path names a folder as transformers' save_pretrained writes it"
@@ -40,6 +44,36 @@ def weights_folder(config: ModelConfig) -> Path:
     for pattern in config.settings.files:
         if not any(folder.glob(pattern)):
             raise ModelError(f"model.path={folder}: no {pattern} there; {advice}")
+    return folder
+
+
+def _from_hub(config: ModelConfig) -> Path:
+    """Return the folder into which the Hub's client has put the files of a model; downloads them once.
+
+    Raises:
+        ModelError: there is no such model, or no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [*config.settings.files, *HUB_FILES]
+    try:
+        try:
+            folder = Path(snapshot_download(config.path, allow_patterns=wanted, local_files_only=True))
+            if all(any(folder.glob(pattern)) for pattern in config.settings.files):
+                return folder
+        except LocalEntryNotFoundError:
+            pass
+        folder = Path(snapshot_download(config.path, allow_patterns=wanted))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model.path={config.path}: no such folder, and not to be had from the Hugging Face Hub ({reason}). Where "
+            "there is no network, set model.path to a folder as transformers' save_pretrained writes it"
+        ) from error
+    for pattern in config.settings.files:
+        if not any(folder.glob(pattern)):
+            raise ModelError(f"model.path={config.path}: its repository on the Hub has no {pattern}")
     return folder
 
 

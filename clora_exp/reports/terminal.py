@@ -89,7 +89,8 @@ class Terminal:
         found = method.size()
         where = f" in {found.num_layers} layers" if found.num_layers else ""
         share = f"{found.trained / found.backbone:.2%} of {found.backbone:,}"
-        self._line("trains", f"{found.trained:,} parameters{where} ({share}), heads {found.heads:,}")
+        heads = f", heads {found.heads:,}" if found.heads else ""
+        self._line("trains", f"{found.trained:,} parameters{where} ({share}){heads}")
 
     def watching(self, trainer: TrainerConfig, first: Sequence[lightning.Callback]) -> Watch:
         """Return what shows the progress of the run, as a context."""

@@ -13,6 +13,10 @@ METRICS = {
     "forward_transfer": "gain on a task before learning it",
     "transfer_gain": "gain over learning each task alone",
     "intransigence": "loss against learning all tasks together",
+    "exact_match": "free-form answers at the end that are the response, as SQuAD compares",
+    "token_f1": "words that free-form answers at the end share with the response, F1",
+    "rouge_l": "longest common sequence of words with the response, ROUGE-L",
+    "answer_perplexity": "perplexity of a token of the responses at the end",
     "task_identification": "answers at the end that are a class of the right task",
     "within_task_accuracy": "of these, those that are the right class",
 }

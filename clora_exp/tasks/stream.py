@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -150,6 +150,17 @@ class TaskStream:
     def names(self) -> list[str]:
         """The task names, in order."""
         return [task.name for task in self.tasks]
+
+    def thinned(self, split: SplitName, count: int | None) -> "TaskStream":
+        """Return the stream with at most so many examples of a split in each task, spread evenly over it."""
+        if count is None:
+            return self
+        tasks = []
+        for task in self.tasks:
+            every = task.split(split)
+            kept = every if len(every) <= count else [every[i * len(every) // count] for i in range(count)]
+            tasks.append(replace(task, **{split: kept}))
+        return replace(self, tasks=tasks)
 
     def fingerprints(self) -> dict[str, dict[str, str]]:
         """Return task → split → SHA-256."""
