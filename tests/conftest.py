@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from language import save_causal_lm, save_seq2seq
 
 import clora_exp.methods
 import clora_exp.tasks.sources
-from language import save_causal_lm, save_seq2seq
-
 from clora_exp import compose
 from clora_exp.config import ExperimentConfig
 

@@ -1,7 +1,8 @@
 """Every answer of a run, one row an evaluated example: what any metric and any paired test can be computed from.
 
 `predictions.csv.gz` has the columns after (`init` or the task just learned), task, example (its id), label, predicted
-(both by name; of a free-form task response and what was written). Equal answers are equal bytes: the gzip header holds neither time nor name.
+(both by name; of a free-form task response and what was written). Equal answers are equal bytes: the gzip header
+holds neither time nor name.
 """
 
 import gzip
@@ -17,6 +18,7 @@ from clora_exp.evaluation.written import Predicted, Written
 from clora_exp.tasks.scenario import Scenario
 
 COLUMNS = ["after", "task", "example", "label", "predicted"]
+
 
 def names_of(scenario: Scenario, t: int, answers: Predicted) -> list[str]:
     """Return the answers to task t as label names, or as they were written."""

@@ -151,7 +151,7 @@ def not_in_words(config: ExperimentConfig, strategies: Mapping[str, type[Strateg
     method, kind, name = config.method, config.model.kind, config.model.name
     settings: LanguageConfig = config.model.settings
     if method.trainable == "heads":
-        return f"method.trainable=heads: model={name} has no heads, nothing would train; its row `init` is the frozen one"
+        return f"method.trainable=heads: model={name} has no heads, nothing trains; its row `init` is the frozen one"
     if method.trainable == "all" and settings.dtype != "float32":
         return f"method.trainable=all: model.{kind}.dtype={settings.dtype} is too coarse for steps; set float32"
     if method.head != "linear":

@@ -91,7 +91,9 @@ class TaskModel(nn.Module):
         """Return what answers a slot of the adapters, with its head; `of`: its task, base, description and labels."""
         return Exported(
             pairs=adapters.as_lora(slot),
-            code=self.loading_code(Told(of["task"], of["description"], tuple(of["labels"]), self.knows_task), is_merged),
+            code=self.loading_code(
+                Told(of["task"], of["description"], tuple(of["labels"]), self.knows_task), is_merged
+            ),
             head=head.state_dict() if head is not None else None,
             task_type=self.task_type,
             classifier=self.classifier,

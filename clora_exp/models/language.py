@@ -221,7 +221,9 @@ class LanguageModel(TaskModel):
             store(path, save_arrays(arrays))
         index = {label: i for i, label in enumerate(task.labels)}
         labels = np.array([index.get(example.label, 0) for example in examples], dtype=np.int64)
-        encoded = EncodedAnswers(labels, t, **arrays, pad_token_id=self.tokenizer.pad_token_id, pads_left=self.pads_left)
+        encoded = EncodedAnswers(
+            labels, t, **arrays, pad_token_id=self.tokenizer.pad_token_id, pads_left=self.pads_left
+        )
         positions = getattr(self.backbone.config, "max_position_embeddings", None)
         needed = self.config.max_length + max(int(np.diff(encoded.answer_starts).max()), self.config.max_new_tokens)
         if positions is not None and needed > positions:

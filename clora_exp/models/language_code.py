@@ -7,7 +7,7 @@ from clora_exp.models.prompts import Told
 if TYPE_CHECKING:
     from clora_exp.models.language import LanguageModel
 
-PROMPT = '''
+PROMPT = """
 def prompt_of(text):
     ids = tokenizer(BEFORE + text + AFTER)["input_ids"]{strip}
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -21,19 +21,19 @@ def prompt_of(text):
 def answer_of(label):
     ids = tokenizer({start!r} + label, add_special_tokens=False)["input_ids"]
     return torch.tensor([[*ids, tokenizer.eos_token_id]])
-'''
+"""
 
-CAUSAL_LIKELIHOOD = '''
+CAUSAL_LIKELIHOOD = """
 def log_p(prompt, answer):
     found = model(input_ids=torch.cat([prompt, answer], dim=1)).logits[0, prompt.shape[1] - 1 : -1].log_softmax(-1)
     return found.gather(1, answer[0, :, None]).{mean}()
-'''
+"""
 
-SEQ2SEQ_LIKELIHOOD = '''
+SEQ2SEQ_LIKELIHOOD = """
 def log_p(prompt, answer):
     found = model(input_ids=prompt, labels=answer).logits[0].log_softmax(-1)
     return found.gather(1, answer[0, :, None]).{mean}()
-'''
+"""
 
 CHOOSE = """
 with torch.no_grad():

@@ -29,7 +29,9 @@ def load_language_model(config: ModelConfig, backend: str, kind: str) -> tuple[A
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model={config.name}: {folder} does not load as {kind}: {reason[0]}") from error
     if missing:
-        raise ModelError(f"model={config.name}: {folder} has no weights for {sorted(missing)[0]} ({len(missing)} missing)")
+        raise ModelError(
+            f"model={config.name}: {folder} has no weights for {sorted(missing)[0]} ({len(missing)} missing)"
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model={config.name}: its tokenizer has no eos_token; an answer could not end")
     if tokenizer.pad_token_id is None:

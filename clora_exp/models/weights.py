@@ -56,6 +56,7 @@ def _from_hub(config: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    assert config.path is not None
     wanted = [*config.settings.files, *HUB_FILES]
     try:
         try:

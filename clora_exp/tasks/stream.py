@@ -159,7 +159,8 @@ class TaskStream:
         for task in self.tasks:
             every = task.split(split)
             kept = every if len(every) <= count else [every[i * len(every) // count] for i in range(count)]
-            tasks.append(replace(task, **{split: kept}))
+            changed: Any = {split: kept}
+            tasks.append(replace(task, **changed))
         return replace(self, tasks=tasks)
 
     def fingerprints(self) -> dict[str, dict[str, str]]:

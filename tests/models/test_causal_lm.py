@@ -1,4 +1,4 @@
-"""A decoder's loss, likelihoods and answers, against transformers on unpadded rows and against the naive computation."""
+"""A decoder's loss, likelihoods and answers, against transformers on unpadded rows and the naive computation."""
 
 import dataclasses
 
@@ -21,7 +21,12 @@ from clora_exp.tasks.stream import load_stream
 KINDS = ["LlamaForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel"]
 MORE = {
     "LlamaForCausalLM": {},
-    "Gemma3ForCausalLM": {"head_dim": 16, "num_key_value_heads": 1, "sliding_window": 6, "final_logit_softcapping": 5.0},
+    "Gemma3ForCausalLM": {
+        "head_dim": 16,
+        "num_key_value_heads": 1,
+        "sliding_window": 6,
+        "final_logit_softcapping": 5.0,
+    },
     "GPT2LMHeadModel": {},
 }
 
@@ -43,7 +48,13 @@ def case(request, folders, tiny_words):
     stream = load_stream(config.tasks, 0)
     model = causal_lm.build(config.model)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, plain, AutoTokenizer.from_pretrained(folder), model.encode(0, stream.tasks[0], "test"), stream.tasks[0]
+    return (
+        model,
+        plain,
+        AutoTokenizer.from_pretrained(folder),
+        model.encode(0, stream.tasks[0], "test"),
+        stream.tasks[0],
+    )
 
 
 def text_of(task, row: int) -> str:

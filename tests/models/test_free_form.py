@@ -114,8 +114,8 @@ def test_a_run_keeps_what_was_written_and_every_score(tiny_words, tmp_path, monk
 
 def test_free_form_tasks_are_not_for_heads_nor_for_unknown_tasks(tiny, tiny_words) -> None:
     config = tiny("tasks=responses", "method=lora")
+    method = Method(config, load_stream(config.tasks, 0))
     with pytest.raises(DataError, match="have no labels; a text encoder needs texts with labels"):
-        method = Method(config, load_stream(config.tasks, 0))
         method.encode(0, method.scenario.stream.tasks[0], "train")
     config = tiny_words("causal_lm", "tasks=responses", "scenario=class_incremental")
     with pytest.raises(ConfigError, match="task 'loud' is free-form, it has no labels"):

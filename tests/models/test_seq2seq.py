@@ -1,11 +1,11 @@
-"""An encoder-decoder's loss, likelihoods and answers, against transformers on unpadded rows and the naive computation."""
+"""An encoder-decoder's loss, likelihoods and answers, against transformers and the naive computation."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from language import save_tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
-from language import save_tokenizer
 from clora_exp.models import seq2seq
 from clora_exp.models.prompts import Told
 from clora_exp.tasks.stream import load_stream

@@ -28,5 +28,7 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
             for word in WORDS
             for i, other in enumerate(WORDS[:4])
         ]
-        found.append(Task(name, "words", "CC0-1.0", "made for tests", [], examples[::2], examples[1::4], examples[3::4]))
+        found.append(
+            Task(name, "words", "CC0-1.0", "made for tests", [], examples[::2], examples[1::4], examples[3::4])
+        )
     return found
