@@ -95,7 +95,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             log.info("learned %s, accuracies %s", what, progress.matrix.values[t + 1].round(4).tolist())
             terminal.row(progress.matrix, t + 1)
             sizes = [folder.save_adapter(j, method) for j in learned]
-            progress.costs.append(cost.of(what, sizes[-1], method.kept_bytes(), seconds))
+            progress.costs.append(cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds))
             folder.save_progress(progress, method.state_dict())
             stop.check()
 

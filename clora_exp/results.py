@@ -59,6 +59,19 @@ NOT_IN_HASH = (
 )  # what does not change the numbers, and what a seed average spans
 
 
+SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
+    "scenario": "task_incremental",
+    "method.composition": "own",
+    "method.magnitudes": "fixed",
+    "method.head": "linear",
+    "method.cosine_scale": 10.0,
+    "method.trained_classes": "seen",
+    "method.identifier": "gaussian",
+    "tasks.icd10.sessions": 1,
+    "trainer.max_eval_examples": None,
+}
+
+
 class Progress:
     """How far a run is: what resume starts from, and what every result file is made from."""
 
@@ -275,7 +288,7 @@ class RunDirectory:
             "task": task.name,
             "index": t,
             "description": task.description,
-            "labels": task.labels,
+            "labels": method.outputs.head_labels(t),
             "model": {"name": self.config.model.name, "sha256": self.model_sha256},
             "method": plain_config(self.config)["method"],
             "layers": layers,
@@ -331,28 +344,24 @@ def plain_config(config: ExperimentConfig) -> dict[str, Any]:
 def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> str:
     """Return eight hex digits of what decides the numbers of a run, its seed apart.
 
-    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie. A field at
-    its default is left out, so that a new field, whose default is what runs did without it, orphans no run.
+    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie.
     """
-    plain = _beyond_defaults(config)
+    plain = plain_config(config)
     for key in NOT_IN_HASH:
-        plain.pop(key, None)
+        del plain[key]
     for key in ("path", "package", "subfolder", "recipe", "hub_id"):
-        plain["model"].pop(key, None)
-    plain["tasks"].pop("description", None)
+        del plain["model"][key]
+    del plain["tasks"]["description"]
     plain["tasks"] = _without(plain["tasks"], ("path", "revision"))
+    for key, value in SINCE.items():
+        *sections, name = key.split(".")
+        place = plain
+        for section in sections:
+            place = place.get(section, {})
+        if place.get(name, ...) == value:
+            del place[name]
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _beyond_defaults(value: Any) -> Any:
-    """Return a configuration as plain values, without fields at their defaults; parts by name, whatever is in them."""
-    if isinstance(value, dict):
-        return {key: _beyond_defaults(entry) for key, entry in value.items()}
-    if not dataclasses.is_dataclass(value):
-        return value
-    fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-    return {f.name: _beyond_defaults(v) for f, v in fields if dataclasses.is_dataclass(v) or v != f.default}
 
 
 def _without(value: Any, names: Collection[str]) -> Any:

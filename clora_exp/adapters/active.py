@@ -18,12 +18,16 @@ from clora_exp.errors import ModelError
 
 
 class Unlearned(Enum):
-    """What answers before a task has learned anything; only when asked for by this name."""
+    """What answers where no task does; only when asked for by name.
+
+    UNLEARNED: a task that has not begun, so what all tasks share answers. BASE: the base model alone.
+    """
 
     UNLEARNED = "unlearned"
+    BASE = "base"
 
 
-UNLEARNED = Unlearned.UNLEARNED
+UNLEARNED, BASE = Unlearned.UNLEARNED, Unlearned.BASE
 Active = int | Tensor | Unlearned
 
 _task: ContextVar[Active] = ContextVar("task")

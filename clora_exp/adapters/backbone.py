@@ -108,6 +108,16 @@ class Adapters:
         every = (layer.part(part) for layer in self.layers.values() for part in parts if part in layer.parts)
         return [parameter for parameter in every if parameter.requires_grad]
 
+    def num_bytes(self) -> int:
+        """Return the bytes of what answers all tasks that have ended: shared parts, and what each task owns."""
+        tensors: list[Tensor] = []
+        for layer in self.layers.values():
+            tensors += [layer.stack(part) for part in layer.owned]
+            tensors += [layer.part(part) for part in layer.parts if part not in (*layer.owned, "routing", "lateral")]
+            tensors += [layer.lora_routing_old] if self.settings.routing == "additive" else []
+            tensors += [layer.lora_laterals] if self.settings.composition == "columns" else []
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def shared_parameters(self) -> dict[str, Tensor]:
         """Return what trains and answers earlier tasks too, by "<part>/<module>"; of additive routing R_old + R_δ."""
         shared: dict[str, Tensor] = {}

@@ -2,7 +2,10 @@
 
 `sum`: y = W0 x + b + s Σ_k m_k B_k A_k x over the tasks so far; earlier A_k and B_k stay. With magnitudes learned
 (SD-LoRA, Wu et al. 2025, arXiv 2501.13198) every earlier update is a direction of unit Frobenius norm and all m_k
-train; else m_k = 1, as in O-LoRA and InfLoRA. What answers one task answers all, and later tasks change it.
+train; else m_k = 1, as in O-LoRA and InfLoRA. What answers one task answers all, and later tasks change it. Differs
+from the released code of SD-LoRA: a magnitude a layer, not one for all layers; it starts at the update's own norm, so
+that nothing changes as a task ends, where the code starts at 0.8; directions are divided by ‖BA‖, as printed, not
+‖B‖·‖A‖; and the task in training has none, its B can grow.
 
 `columns`: progressive networks (Rusu et al. 2016, arXiv 1606.04671, eq. 2), their columns adapters of one backbone.
 Every column runs through the whole backbone with the activations of its own, and reads those of the columns before it

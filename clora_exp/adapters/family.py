@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from clora_exp.adapters.active import UNLEARNED, Active
+from clora_exp.adapters.active import BASE, UNLEARNED, Active, Unlearned
 from clora_exp.adapters.composition import columns_update, lateral_blocks, num_pairs, summed, update_norm
 from clora_exp.adapters.penalty import orthogonality
 from clora_exp.config import MethodConfig
@@ -221,6 +221,8 @@ class FamilyLayer(nn.Module):
                 at all of it) IndexError, and only where tasks own something.
         """
         owned = self.owned
+        if task is BASE:
+            return None
         if task is UNLEARNED:
             if "B" in owned or "routing" in owned:
                 return None
@@ -258,20 +260,25 @@ class FamilyLayer(nn.Module):
             return None
         return self.part("lateral") if t == self.task else self.lora_laterals[num_pairs(t) : num_pairs(t + 1)]
 
-    def columns(self, x: Tensor, t: int) -> Tensor:
-        """Return what the columns 0 to t add to x ((t + 1) n, …, in), the rows of one after those of another."""
+    def columns(self, x: Tensor, t: int, dropout: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what the columns 0 to t add to x ((t + 1) n, …, in), the rows of one after those of another.
+
+        Dropout acts on the column in training alone: those that have ended read what they always read.
+        """
         if t != self.task and not 0 <= t < self.num_ended:
             raise ModelError(not_learned(t, self.num_ended))
         A, B, laterals = self.stack("A"), self.stack("B"), self.lora_laterals
         if t == self.task:
             A, B = torch.cat([A, self.part("A")[None]]), torch.cat([B, self.part("B")[None]])
             laterals = torch.cat([laterals, self.part("lateral")])
+            n = len(x) // (t + 1)
+            x = torch.cat([x[:-n], dropout(x[-n:])])
         blocks = lateral_blocks(laterals[: num_pairs(t + 1)], t + 1)
         return columns_update(x, A[: t + 1], B[: t + 1], blocks) * self.scaling[NAME]
 
     def _rows(self, stack: Tensor, workspace: Callable[[], Tensor], task: Active) -> Tensor:
         """Return the task's row of a stack (T, …), of the task in training the workspace; of tensors (n, …)."""
-        assert task is not UNLEARNED
+        assert not isinstance(task, Unlearned)
         if isinstance(task, int):
             return workspace() if task == self.task else stack[task]
         tasks = task.reshape(-1)

@@ -33,7 +33,7 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
         if self.settings.composition == "columns" and not self.disable_adapters:
             task = active_task()
             return (
-                result if isinstance(task, Unlearned) else result + self.columns(self.lora_dropout[NAME](x), int(task))
+                result if isinstance(task, Unlearned) else result + self.columns(x, int(task), self.lora_dropout[NAME])
             )
         parts = None if self.disable_adapters else self.parts_of(active_task())
         if parts is None:

@@ -38,7 +38,7 @@ class PlainLinear(FamilyLayer):
         result, task = self.base_layer(x), active_task()
         if self.settings.composition == "columns":
             return (
-                result if isinstance(task, Unlearned) else result + self.columns(self.lora_dropout[NAME](x), int(task))
+                result if isinstance(task, Unlearned) else result + self.columns(x, int(task), self.lora_dropout[NAME])
             )
         if isinstance(task, Tensor) and task.ndim:
             updates = [self._update(self.parts_of(t)) for t in task.tolist()]

@@ -17,7 +17,8 @@ PROC = Path("/proc/self")
 class TaskCost:
     """The cost of one session. `adapter_bytes` is the size of adapter.safetensors, head included.
 
-    `kept_bytes` is what has to be kept beside that for later tasks: examples, importances, what identifies tasks.
+    `answering_bytes` is all that answers the tasks so far, beside a frozen backbone: adapters, heads, what identifies
+    tasks, or the whole of a backbone that trains. `kept_bytes` is what later tasks are learned by, e.g. examples.
     """
 
     task: str
@@ -26,6 +27,7 @@ class TaskCost:
     train_seconds: float
     evaluation_seconds: float
     peak_memory_bytes: int  # of the whole process; on a GPU what torch allocated there
+    answering_bytes: int = 0
     kept_bytes: int = 0
 
 
@@ -43,7 +45,9 @@ class CostMeter:
         self._num_trainable = num_trainable
         self._train_seconds = time.perf_counter() - self._started
 
-    def of(self, task: str, adapter_bytes: int, kept_bytes: int, evaluation_seconds: float) -> TaskCost:
+    def of(
+        self, task: str, adapter_bytes: int, answering_bytes: int, kept_bytes: int, evaluation_seconds: float
+    ) -> TaskCost:
         """Return the session's cost."""
         return TaskCost(
             task,
@@ -52,6 +56,7 @@ class CostMeter:
             round(self._train_seconds, 3),
             round(evaluation_seconds, 3),
             peak_memory_bytes(self._device),
+            answering_bytes,
             kept_bytes,
         )
 

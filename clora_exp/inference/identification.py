@@ -45,8 +45,8 @@ class Identifier:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of what is kept, as float32 would hold it."""
-        return 4 * self.means.numel()
+        """Bytes of what is kept."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.means, self.tasks))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes back."""
@@ -97,9 +97,8 @@ class GaussianIdentifier(Identifier):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of means and half the symmetric scatter, as float32 would hold them."""
-        d = self.means.shape[1]
-        return super().size_bytes + 4 * d * (d + 1) // 2
+        """Bytes of what is kept."""
+        return super().size_bytes + self.scatter.numel() * self.scatter.element_size()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes back."""

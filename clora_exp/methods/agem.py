@@ -50,10 +50,7 @@ class AGEM(Rehearsal):
         if not len(self.memory):
             return
         parameters = self.method.trained_parameters()
-        kept, _ = self.memory.sample(self.config.batch_size, self.method.model, self.method.device)
-        with torch.enable_grad():
-            loss = self.method.loss(kept, self.method.answer(kept))
-        reference = flattened(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+        reference = self.gradient_of(self.memory.places(self.config.batch_size))
         g = flattened([p.grad for p in parameters], parameters)
         if torch.dot(g, reference) < 0:
             write_gradients(agem_projection(g, reference), parameters)

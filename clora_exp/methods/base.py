@@ -60,6 +60,7 @@ class Method:
         self.config = config.method
         self.task_names = stream.names
         self.seed, self.batch_size, self.device = config.seed, config.trainer.batch_size, torch.device(device)
+        self.precision = config.trainer.precision
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
         self.head_learning_rate = config.method.head_learning_rate or config.trainer.head_learning_rate
         self.scenario = Scenario(config.scenario, stream)
@@ -175,6 +176,15 @@ class Method:
             loss = loss if term is None else loss + term
         return loss
 
+    def on_device(self, batch: Batch) -> Batch:
+        """Return the batch with its inputs and labels where the model is."""
+        inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
+        return dataclasses.replace(batch, inputs=inputs, labels=batch.labels.to(self.device))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that a session's forward passes run in, for passes outside of it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
     def answer(self, batch: Batch) -> Answer:
         """Return what the model gives for a batch of training, whatever its tasks."""
         return self.outputs.answer(batch)
@@ -244,7 +254,8 @@ class Method:
         if reason := not_exportable(self.config):
             raise ModelError(reason)
         assert self.adapters is not None
-        of = {"task": task.name, "base": base, "description": task.description, "labels": tuple(task.labels)}
+        labels = self.outputs.head_labels(t)
+        of = {"task": task.name, "base": base, "description": task.description, "labels": tuple(labels)}
         return self.model.exported(self.adapters, self.outputs.slot(t), self.outputs.head(t), of)
 
     def backbone_weights(self) -> dict[str, Tensor]:
@@ -264,10 +275,15 @@ class Method:
         )
 
     def kept_bytes(self) -> int:
-        """Return the bytes of what strategies keep between tasks, and of what identifies tasks."""
-        identifier = self.outputs.identifier
-        kept = sum(_num_bytes(strategy.state_dict()) for strategy in self.strategies)
-        return kept + (identifier.size_bytes if identifier else 0)
+        """Return the bytes of what strategies keep between tasks, to learn later ones by."""
+        return sum(_num_bytes(strategy.state_dict()) for strategy in self.strategies)
+
+    def answering_bytes(self) -> int:
+        """Return the bytes of all that answers the tasks so far, the frozen backbone apart: a trained one counts."""
+        heads = list(self.model.heads)[: self.outputs.num_begun]
+        state = [[head.state_dict() for head in heads], self.backbone_weights()]
+        identifier = self.outputs.identifier.state_dict() if self.outputs.identifier else {}
+        return _num_bytes(state) + _num_bytes(identifier) + (self.adapters.num_bytes() if self.adapters else 0)
 
     def num_trainable(self) -> int:
         """Return how many parameters train at this moment: between `before_task` and `after_task`."""
@@ -278,7 +294,9 @@ class Method:
 
         Two equal fingerprints in one run mean equal answers: the evaluation need not be repeated.
         """
-        digest = hashlib.sha256(b"" if self.scenario.knows_task else str(self.outputs.num_begun).encode())
+        routed = any(type(strategy).route is not Strategy.route for strategy in self.strategies)
+        is_own = self.scenario.knows_task and not routed  # nothing but the task's parts decides
+        digest = hashlib.sha256(b"" if is_own else str(self.outputs.num_begun).encode())
         for name, tensor in sorted((self.state_of(t) | self.backbone_weights()).items()):
             digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

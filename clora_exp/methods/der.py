@@ -28,7 +28,7 @@ class Config(MemoryConfig):
 
     capacity: Count | None = 200  # the smallest buffer of the paper
     batch_size: Count | None = None  # from memory; null: the trainer's
-    alpha: NonNegativeFloat = 0.3  # of the logits' term; the paper's for split CIFAR-10
+    alpha: NonNegativeFloat = 0.3  # of the logits' term
 
 
 class DER(Rehearsal):
@@ -49,7 +49,7 @@ class DER(Rehearsal):
         """Memory and distance."""
         yield from super().invariants()
         now = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, -torch.inf]])
-        then = torch.tensor([[0.0, 4.0], [0.5, torch.nan]])
+        then = torch.tensor([[0.0, 4.0, -torch.inf], [0.5, torch.nan, -torch.inf]])
         yield Invariant(
             "the mean square over the logits there were",
             "by hand: (1 + 4 + ¼) / 3",
@@ -78,5 +78,5 @@ class DER(Rehearsal):
 def logit_distance(now: Tensor, then: Tensor) -> Tensor:
     """Return the mean squared difference of logits (n, c) to those stored, (n, c'), NaN where there were none."""
     had = then.isfinite()
-    difference = torch.where(had, now[:, : then.shape[1]], 0) - then.nan_to_num()
+    difference = torch.where(had, now[:, : then.shape[1]], 0) - torch.where(had, then, 0)
     return difference.square().sum() / had.sum()

@@ -17,7 +17,8 @@ from clora_exp.methods import der
 class Config(der.Config):
     """DER's, and the weight of the labels."""
 
-    beta: NonNegativeFloat = 0.5  # of the labels' term; the paper's for split CIFAR-10
+    alpha: NonNegativeFloat = 0.1  # smaller than DER's, since the labels speak too
+    beta: NonNegativeFloat = 0.5  # of the labels' term
 
 
 class DERpp(der.DER):

@@ -19,6 +19,7 @@ from clora_exp.methods.fisher import Kind, diagonal_fisher, softmax_regression
 from clora_exp.methods.invariant import Invariant, distance, finite_difference
 from clora_exp.methods.rehearsal import nothing_shared
 from clora_exp.methods.strategy import Strategy
+from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.tasks.stream import Task
 
 
@@ -70,7 +71,16 @@ class EWC(Strategy):
 
     @classmethod
     def objection(cls, config: ExperimentConfig) -> str | None:
-        """There must be something to hold."""
+        """There must be something to hold, and it must stay what it is."""
+        method = config.method
+        if method.trainable == "adapters" and method.composition != "own":
+            return (
+                f"method.composition={method.composition}: earlier updates stay as they are; there is nothing to hold"
+            )
+        if method.trainable == "adapters" and method.factor_tasks is not None and method.routing != "additive":
+            return (
+                f"method.factor_tasks={method.factor_tasks}: the factors stop to learn; there is nothing to hold then"
+            )
         return nothing_shared(config)
 
     @classmethod
@@ -83,8 +93,9 @@ class EWC(Strategy):
         """Return λ/2 Σ F (θ − centre)², the constant included."""
         if not self.quadratics or self.config.strength == 0:
             return None
-        current = self.method.shared_parameters()
-        return self.config.strength / 2 * torch.stack([q(current[name]) for name, q in self.quadratics.items()]).sum()
+        current = self.method.shared_parameters()  # what no longer trains is held anyway
+        terms = [q(current[name]) for name, q in self.quadratics.items() if name in current]
+        return self.config.strength / 2 * torch.stack(terms).sum() if terms else None
 
     def after_task(self, t: int, task: Task) -> None:
         """Measure F of the task at its end, in evaluation mode, and merge it with what there is."""
@@ -93,19 +104,23 @@ class EWC(Strategy):
         rows = np.arange(count) * len(split) // count
         with self.method.whole_gradients():
             shared = self.method.shared_parameters()
+            at = [parameter.detach().clone() for parameter in shared.values()]
             examples = (
-                ((lambda row=row: self.method.log_probabilities(split[[row]])[0]), int(split.labels[row]))
+                ((lambda row=row: self.method.log_probabilities(self._one(split, row))[0]), int(split.labels[row]))
                 for row in rows.tolist()
             )
             found = diagonal_fisher(examples, list(shared.values()), self.config.fisher, self._generator)
-        for (name, parameter), F in zip(shared.items(), found, strict=True):
-            one, before = Quadratic(F, parameter.detach().clone()), self.quadratics.get(name)
+        for name, F, where in zip(shared, found, at, strict=True):
+            one, before = Quadratic(F, where), self.quadratics.get(name)
             if before is None:
                 self.quadratics[name] = one
             elif self.config.mode == "online":
                 self.quadratics[name] = Quadratic(self.config.decay * before.F + F, one.centre)
             else:
                 self.quadratics[name] = before.plus(one)
+
+    def _one(self, split: EncodedSplit, row: int) -> Batch:
+        return self.method.on_device(split[[row]])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the quadratic and the generator's state."""

@@ -59,13 +59,8 @@ class GEM(Rehearsal):
         if self._t == 0:
             return
         parameters = self.method.trained_parameters()
-        rows = []
-        for k in range(self._t):
-            kept, _ = self.memory.batch(self.memory.of_task(k), self.method.model, self.method.device)
-            with torch.enable_grad():
-                loss = self.method.loss(kept, self.method.answer(kept))
-            rows.append(flattened(torch.autograd.grad(loss, parameters, allow_unused=True), parameters))
-        g, G = flattened([p.grad for p in parameters], parameters), torch.stack(rows)
+        G = torch.stack([self.gradient_of(self.memory.of_task(k)) for k in range(self._t)])
+        g = flattened([p.grad for p in parameters], parameters)
         if (G @ g < 0).any():
             write_gradients(gem_projection(g, G, self.config.margin, self.config.ridge), parameters)
 

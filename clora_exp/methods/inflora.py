@@ -33,7 +33,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     energy: Share = 0.95  # ε after the first task
-    final_energy: Share = 1.0  # after the last
+    final_energy: Share = 1.0  # what ε grows towards: after task t of T it has gone (t − 1) / T of the way
     examples: Count | None = 256  # of the training split, spread evenly; null: all
 
 
@@ -132,8 +132,7 @@ class InfLoRA(Strategy):
         mask: list[Tensor | None] = [None]
         with torch.no_grad(), self._watching(grams, mask):
             for start in range(0, len(rows), 32):
-                batch = split[rows[start : start + 32]]
-                batch.inputs = {name: value.to(self.method.device) for name, value in batch.inputs.items()}
+                batch = self.method.on_device(split[rows[start : start + 32]])
                 keep = batch.inputs.get("attention_mask")
                 mask[0] = None if keep is None else keep.bool()
                 self.method.answer(batch)

@@ -1,9 +1,11 @@
 """Learning without forgetting: on a new task's examples the earlier answers are kept.
 
-Li & Hoiem 2016 (arXiv 1606.09282): before a task trains, the old model's answers to its examples are recorded; while it
-trains, the cross-entropy between them and the answers now, both at temperature 2, is added, a term an earlier head, or
-one over all classes that were there. Differs: times T², so that the gradient does not shrink with the temperature
-(Hinton et al. 2015, arXiv 1503.02531, section 2.1).
+Li & Hoiem 2016 (arXiv 1606.09282): before a task trains, the old model's answers to its examples are recorded; while
+it trains, the cross-entropy between them and the answers now, both at temperature 2, is added, a term an earlier
+head, or one over all classes that were there. The new examples' own loss is among the new task's labels (the yaml's
+trained_classes=task), as the paper has it, a head a task. Differs: no warm-up in which the new head trains alone;
+with additive routing the new R_δ, near zero, is in the old answers already; the term is times T², so that the
+gradient does not shrink with the temperature (Hinton et al. 2015, arXiv 1503.02531, section 2.1).
 """
 
 import math
@@ -75,8 +77,7 @@ class LwF(Strategy):
         split, found = self.method.encode(t, task, "train"), []
         with torch.no_grad():
             for start in range(0, len(split), 32):
-                batch = split[list(range(start, min(start + 32, len(split))))]
-                batch.inputs = {name: value.to(self.method.device) for name, value in batch.inputs.items()}
+                batch = self.method.on_device(split[list(range(start, min(start + 32, len(split))))])
                 found.append(self._earlier(self.method.answer(batch), t))
         self._old = [torch.cat(of_head) for of_head in zip(*found, strict=True)]
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clora_exp.errors import DataError
 from clora_exp.methods.invariant import Invariant
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
@@ -33,9 +34,9 @@ class Kept:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the tensors, and eight for label and task."""
+        """Bytes of the tensors, and eight each for label, task and every tensor's length."""
         tensors = [*self.inputs.values()] + ([] if self.logits is None else [self.logits])
-        return 8 + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return 16 + sum(8 + tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -69,9 +70,15 @@ class ExampleMemory:
         return sum(example.size_bytes for example in self.examples)
 
     def offer(self, example: Kept) -> None:
-        """Show the memory an example; it keeps it, in place of another where it is full, or does not."""
+        """Show the memory an example; it keeps it, in place of another where it is full, or does not.
+
+        Raises:
+            DataError: not even one example fits the bound in bytes.
+        """
         self.num_seen[example.key] += 1
         self._largest_bytes = max(self._largest_bytes, example.size_bytes)
+        if self.capacity_bytes is not None and self._largest_bytes > self.capacity_bytes:
+            raise DataError(f"capacity_bytes={self.capacity_bytes}: an example has {self._largest_bytes} bytes already")
         bound = self._bound()
         while len(self.examples) > max(bound, 0):
             self._remove(int(self._rng.integers(len(self.examples))))
@@ -136,8 +143,11 @@ class ExampleMemory:
 
         Logits are (n, c), NaN where an example has none.
         """
-        places = self._rng.choice(len(self.examples), size=min(count, len(self.examples)), replace=False)
-        return self.batch(places.tolist(), model, device)
+        return self.batch(self.places(count), model, device)
+
+    def places(self, count: int) -> list[int]:
+        """Return where so many examples are, or all where there are fewer, drawn without replacement."""
+        return self._rng.choice(len(self.examples), size=min(count, len(self.examples)), replace=False).tolist()
 
     def of_task(self, t: int) -> list[int]:
         """Return where the examples of a task are."""

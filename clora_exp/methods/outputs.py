@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clora_exp.adapters.active import UNLEARNED, Active, Unlearned, answering
+from clora_exp.adapters.active import BASE, UNLEARNED, Active, Unlearned, answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.family import owned_parts
 from clora_exp.config import ExperimentConfig
-from clora_exp.errors import ModelError
+from clora_exp.errors import ConfigError, ModelError
 from clora_exp.evaluation.written import Written
 from clora_exp.inference.identification import IDENTIFIERS, Identifier
 from clora_exp.methods.strategy import Answer
@@ -35,6 +35,13 @@ class Outputs:
         self.settings, self.scenario = settings, scenario
         owns = settings.trainable == "adapters" and bool(owned_parts(settings)) and settings.composition != "sum"
         self.identifies = owns and settings.protocol == "sequence" and not scenario.knows_task
+        if scenario.grows and settings.trained_classes == "task" and not self.identifies:
+            for task in scenario.stream:
+                if len(task.labels) == 1:
+                    raise ConfigError(
+                        f"method.trained_classes=task: task {task.name!r} has one class, nothing competes with it and "
+                        "nothing would be learned; have: seen, all"
+                    )
         self.num_begun = 0  # tasks
         self.identifier: Identifier | None = None
         self.model: TaskModel
@@ -60,6 +67,10 @@ class Outputs:
         """Return the index of the head that answers task t, or of the block that task t adds to it."""
         return t if self.scenario.kind != "domain_incremental" or self.identifies else 0
 
+    def head_labels(self, t: int) -> list[str]:
+        """Return the labels of the head that answers task t, or of the block that task t added to it, in its order."""
+        return self.scenario.stream.tasks[t].labels if self.scenario.grows else self.scenario.labels(t)
+
     def heads_in_session(self, t: int, earlier: bool) -> list[nn.Module]:
         """Return the heads that train in the session of task t; `earlier`: a strategy trains earlier ones too."""
         heads = list(self.model.heads)
@@ -67,7 +78,7 @@ class Outputs:
             return heads
         if self.scenario.grows and not self.identifies and self.settings.trained_classes == "seen":
             earlier = True  # they compete with the new classes
-        if earlier and self.scenario.kind != "domain_incremental":
+        if earlier and (self.scenario.kind != "domain_incremental" or self.identifies):
             return heads[: t + 1]
         return [heads[self.head_of(t)]]
 
@@ -124,7 +135,7 @@ class Outputs:
         assert self.identifier is not None
         if not len(self.identifier.tasks):
             return 0
-        with torch.no_grad(), answering(UNLEARNED):
+        with torch.no_grad(), answering(BASE):
             return self.identifier.identify(self.model.features(batch.inputs))
 
     def _answer(
@@ -200,7 +211,7 @@ class Outputs:
         """Return features of the backbone itself, without what tasks have learned, (n, d)."""
         device = next(self.model.parameters()).device
         found = []
-        with torch.no_grad(), answering(UNLEARNED):
+        with torch.no_grad(), answering(BASE):
             for start in range(0, len(rows), 32):
                 inputs = split[rows[start : start + 32]].inputs
                 found.append(self.model.features({k: v.to(device) for k, v in inputs.items()}))

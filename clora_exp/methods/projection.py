@@ -25,8 +25,9 @@ def gem_projection(g: Tensor, G: Tensor, margin: float = 0.0, ridge: float = 1e-
     scale = float(G.norm(dim=1).max())
     if scale == 0:
         return g
-    P = ((G @ G.T) / scale**2).double().cpu().numpy() + ridge * np.eye(len(G))
-    q = (G @ g / scale**2).double().cpu().numpy() + margin * P.sum(axis=1)  # of w = v − margin ≥ 0
+    scaled = G.double() / scale
+    P = (scaled @ scaled.T).cpu().numpy() + ridge * np.eye(len(G))
+    q = (scaled @ (g.double() / scale)).cpu().numpy() + margin * P.sum(axis=1)  # of w = v − margin ≥ 0
     L = np.linalg.cholesky(P)
     w, _ = nnls(L.T, -np.linalg.solve(L, q))
     return g + G.T @ torch.from_numpy(w + margin).to(G)

@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from clora_exp.config import STRICT, Count, ExperimentConfig
 from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.memory import ExampleMemory, Selection, memory_promises
+from clora_exp.methods.projection import flattened
 from clora_exp.methods.strategy import Strategy
 
 
@@ -29,7 +33,28 @@ class Rehearsal(Strategy):
     @classmethod
     def objection(cls, config: ExperimentConfig) -> str | None:
         """Earlier tasks' examples teach nothing where all that answers them is frozen."""
+        if config.method.trainable == "adapters" and config.method.inference_routing == "snapshot":
+            return "method.inference_routing=snapshot: earlier tasks' routings are frozen, their examples teach nothing"
         return nothing_shared(config)
+
+    def gradient_of(self, places: list[int]) -> Tensor:
+        """Return the gradient of the mean loss on kept examples at today's parameters, (p,), of all that trains.
+
+        In the session's precision and batches of its size; where a setting's mechanism changes the factors' gradients,
+        the loss's own: a constraint is on the loss.
+        """
+        method, total = self.method, None
+        parameters = method.trained_parameters()
+        with method.whole_gradients(), torch.enable_grad():
+            for start in range(0, len(places), method.batch_size):
+                chunk = places[start : start + method.batch_size]
+                kept, _ = self.memory.batch(chunk, method.model, method.device)
+                with method.autocast():
+                    loss = method.loss(kept, method.answer(kept)) * (len(chunk) / len(places))
+                part = flattened(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+                total = part if total is None else total + part
+        assert total is not None
+        return total
 
     @classmethod
     def invariants(cls) -> Iterator[Invariant]:

@@ -110,8 +110,9 @@ def _metrics(run: StoredRun) -> str:
 
 def _cost(run: StoredRun) -> str:
     keeps = "kept_bytes" in run.costs and bool(run.costs["kept_bytes"].any())
+    counts = "answering_bytes" in run.costs
     heads = ["task", "trainable parameters", "bytes on disk", "learning", "measuring", "peak memory"]
-    heads += ["kept besides"] if keeps else []
+    heads += (["answers all so far"] if counts else []) + (["kept to learn by"] if keeps else [])
     lines = [_row(heads), _rule(len(heads))]
     for cost in run.costs.itertuples():
         lines.append(
@@ -123,6 +124,7 @@ def _cost(run: StoredRun) -> str:
                     duration(cost.train_seconds),
                     duration(cost.evaluation_seconds),
                     size(cost.peak_memory_bytes),
+                    *([size(cost.answering_bytes)] if counts else []),
                     *([size(cost.kept_bytes)] if keeps else []),
                 ]
             )
@@ -136,7 +138,12 @@ def _cost(run: StoredRun) -> str:
         f"\n\nOn {where}. Bytes are those of the task's `adapter.safetensors`, its head included; memory is the "
         "largest during the session, "
         + ("of the whole process." if is_cpu else "on the device.")
-        + (" Kept besides is what later tasks need: examples, importances, what identifies tasks." if keeps else "")
+        + (
+            " What answers all tasks so far is adapters, heads and what identifies tasks; a trained backbone counts."
+            if counts
+            else ""
+        )
+        + (" Kept to learn by: examples, importances." if keeps else "")
         + (whole if method["trainable"] == "all" and not method["save_weights"] else "")
     )
 

@@ -41,6 +41,8 @@ def load(task: str, path: str, name: str | None, revision: str | None) -> dict[s
         if where.is_file():
             kind = {".jsonl": "json", ".json": "json", ".csv": "csv"}.get(where.suffix, "parquet")
             found = datasets.load_dataset(kind, data_files=str(where), cache_dir=_local_cache())
+        elif plain := _one_file_a_split(where):
+            found = datasets.load_dataset(*plain, cache_dir=_local_cache())
         else:
             named = name if name in datasets.get_dataset_config_names(str(where)) else None
             found = datasets.load_dataset(str(where), named, cache_dir=_local_cache())
@@ -54,6 +56,20 @@ def load(task: str, path: str, name: str | None, revision: str | None) -> dict[s
             f"be fetched: {reason}. Write HF_HUB_OFFLINE=0 before the command to ask the hub, or name a local copy: "
             f"tasks.hub.datasets.{task}.path=FOLDER, or tasks.path=FOLDER for FOLDER/{task}"
         ) from error
+
+
+def _one_file_a_split(folder: Path) -> tuple[str, None, None, dict[str, str]] | None:
+    """Return what loads a folder of plain files, train.json and the like, each as the split of its name.
+
+    Left to itself the library takes eval.json for a part of test.
+    """
+    kinds = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix in kinds]
+    if not {"train", "test"} <= {file.stem for file in files} or len({file.stem for file in files}) != len(files):
+        return None
+    if len({kinds[file.suffix] for file in files}) != 1:
+        return None
+    return kinds[files[0].suffix], None, None, {file.stem: str(file) for file in files}
 
 
 def split_of(splits: dict[str, Any], task: str, split: str, role: str, columns: Collection[str]) -> Any:

@@ -112,8 +112,9 @@ def held_out(
     """
     rng = np.random.default_rng([data_seed, *key.encode()])
     groups: dict[str, list[Example]] = defaultdict(list)
+    group_of = _with_equal_texts(examples)
     for example in examples:
-        groups[example.group].append(example)
+        groups[group_of[example.group]].append(example)
     by_label: dict[str, list[str]] = defaultdict(list)
     for name, members in groups.items():
         by_label[Counter(example.label for example in members).most_common(1)[0][0]].append(name)
@@ -128,7 +129,27 @@ def held_out(
                 left -= len(groups[name])
         if order and left == wanted:
             taken.add(min(order, key=lambda name: len(groups[name])))
-    return [e for e in examples if e.group not in taken], [e for e in examples if e.group in taken]
+    held = [group_of[example.group] in taken for example in examples]
+    return [e for e, is_held in zip(examples, held, strict=True) if not is_held], [
+        e for e, is_held in zip(examples, held, strict=True) if is_held
+    ]
+
+
+def _with_equal_texts(examples: list["Example"]) -> dict[str, str]:
+    """Return group → the first of the groups that it is one with: those that have a text in common are."""
+    parent = {example.group: example.group for example in examples}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    first: dict[str, str] = {}
+    for example in examples:
+        if example.text:
+            parent[root(example.group)] = root(first.setdefault(example.text, example.group))
+    return {group: root(group) for group in parent}
 
 
 def _deal(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import chi2, chisquare
 
+from clora_exp.errors import DataError
 from clora_exp.methods.memory import ExampleMemory, Kept
 from clora_exp.states import read_state, write_state
 
@@ -115,15 +116,18 @@ def test_a_bound_in_bytes_is_kept(selection) -> None:
     for i in range(200):
         memory.offer(_example(i, i % 3, length=1 + i % 40))
         assert memory.size_bytes <= 1000
-    assert len(memory) == 1000 // (8 + 40 * 4)
+    assert len(memory) == 1000 // (8 + 8 + 8 + 40 * 4)
+    stored = memory.state_dict()
+    packed = [*stored["inputs"]["input_ids"].values(), stored["labels"], stored["tasks"]]
+    assert sum(t.numel() * t.element_size() for t in packed) == memory.size_bytes
     places = sorted(place for key in {e.key for e in memory.examples} for place in memory._places[key])
     assert places == list(range(len(memory)))
 
 
-def test_a_bound_smaller_than_one_example_keeps_none() -> None:
+def test_a_bound_smaller_than_one_example_is_an_error() -> None:
     memory = ExampleMemory("reservoir", None, capacity_bytes=10)
-    memory.offer(_example(0))
-    assert len(memory) == 0
+    with pytest.raises(DataError, match="capacity_bytes=10: an example has 36 bytes already"):
+        memory.offer(_example(0))
 
 
 def test_a_memory_without_bounds_keeps_all_and_knows_whose_they_are() -> None:

@@ -108,8 +108,54 @@ def test_each_task_alone_is_no_class_incremental_learning(tiny) -> None:
 @pytest.mark.parametrize("setting", ["clora_gated", "clora_xs", "frozen", "progressive"])
 def test_a_strategy_that_would_change_nothing_is_refused_before_work_starts(strategy, setting, tiny) -> None:
     config = tiny(f"method={setting}", f"+method.{strategy}={{}}")
-    with pytest.raises(ConfigError, match=f"method.{strategy}: .*nothing that answers earlier tasks goes on training"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"method\.{strategy}: .*(nothing that answers earlier tasks goes on training|nothing to hold)",
+    ):
         check_strategies(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method=sdlora", "+method.ewc={}"], r"method\.composition=sum: earlier updates stay as they are"),
+        (
+            ["method=lora", "method.factor_tasks=2", "+method.ewc={}"],
+            r"method\.factor_tasks=2: the factors stop to learn",
+        ),
+        (
+            ["method=clora", "method.inference_routing=snapshot", "+method.replay={}"],
+            "inference_routing=snapshot: earl",
+        ),
+    ],
+)
+def test_a_strategy_that_would_lose_what_it_holds_is_refused(overrides: list[str], says: str, tiny) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_strategies(tiny(*overrides))
+
+
+def test_ewc_holds_what_trains_where_earlier_classes_do_not(tiny) -> None:
+    made = Run(tiny("method=ewc", "scenario=class_incremental", "method.trained_classes=task"))
+    for t in range(3):
+        made.learn(t)
+    assert len(made.predicted(3)) == 3
+
+
+@pytest.mark.parametrize("setting", ["method.gate=scalar", "method.scale=learned"])
+def test_a_task_is_identified_by_the_base_models_features_whatever_has_been_learned(setting: str, tiny) -> None:
+    """Where tasks share factors that go on training, what identifies them must not see those."""
+    made = Run(tiny("method=lora", setting, "scenario=class_incremental", "trainer.learning_rate=3e-2"))
+    rows = list(range(20))
+    before = made.method.outputs.frozen_features(made.test[0], rows)
+    for t in range(2):
+        made.learn(t)
+    assert torch.equal(made.method.outputs.frozen_features(made.test[0], rows), before)
+
+
+def test_one_class_a_session_needs_others_to_compete_with(tiny) -> None:
+    one = ["tasks.words.names=[a,b,c]", "+tasks.words.num_labels=1", "scenario=class_incremental"]
+    with pytest.raises(ConfigError, match=r"method\.trained_classes=task: task 'a' has one class"):
+        Run(tiny("method=inflora", *one))
 
 
 @pytest.mark.parametrize("strategy", ["olora", "inflora"])

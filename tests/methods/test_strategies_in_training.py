@@ -89,14 +89,56 @@ def test_ewc_on_c_lora_holds_the_whole_routing_where_it_was(start) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_ewc_on_c_lora_is_at_rest_as_a_later_task_begins(start, mode: str) -> None:
+    """The centre is R_old + R_δ, after the second task too: where nothing has moved since, there is no pull."""
+    made = start("method=clora_ewc", f"method.ewc.mode={mode}", "method.routing_std=0.0", "method.ewc.decay=0.0")
+    made.learn(0)
+    made.learn(1)
+    made.begin(2)
+    if mode == "online":
+        assert float(made.strategy.penalty()) == 0
+    name, layer = next(iter(made.method.layers.items()))
+    quadratic = made.strategy.quadratics[f"routing/{name}"]
+    assert float((quadratic.centre - layer.lora_routing_old).abs().max()) < 0.5 * float(
+        layer.lora_routing_old.abs().max()
+    )
+
+
+def test_a_constraint_on_c_lora_is_on_the_loss_itself(start) -> None:
+    """The reference gradient of the factors is the whole one, not what C-LoRA's own mechanism lets through."""
+    made = start("method=clora", "+method.agem.batch_size=100")
+    made.learn(0)
+    made.begin(1)
+    made.method.model.eval()
+    made.method.adapters.set_dropout(False)
+    places = list(range(len(made.strategy.memory)))
+    found = made.strategy.gradient_of(places)
+    parameters = made.method.trained_parameters()
+    layer = next(iter(made.method.layers.values()))
+    A = layer.part("A")
+    at = sum(p.numel() for p in parameters[: next(i for i, p in enumerate(parameters) if p is A)])
+    step = torch.randn(A.shape, generator=torch.Generator().manual_seed(0))
+    kept, _ = made.strategy.memory.batch(places, made.method.model, made.method.device)
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            A += sign * 1e-2 * step
+            losses.append(float(made.method.loss(kept, made.method.answer(kept))))
+            A -= sign * 1e-2 * step
+    slope = float((found[at : at + A.numel()].view_as(A) * step).sum())
+    assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(slope, rel=0.05)
+
+
 def test_ewc_leaves_the_weights_as_they_are_when_it_measures(start) -> None:
     made = start("method=clora_ewc")
     made.learn(0)
     made.begin(1)
-    before = made.method.state_dict()["adapters"]
+    before = {name: tensor.clone() for name, tensor in made.method.state_dict()["adapters"].items()}
     with made.method.whole_gradients():
         pass
     after = made.method.state_dict()["adapters"]
+    assert any(tensor.any() for name, tensor in before.items() if name.endswith("lora_routing_old"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -132,7 +174,7 @@ def test_replay_keeps_a_tenth_of_each_task_and_adds_its_loss_on_a_mini_batch(sta
     kept, _ = drawn[0]
     assert len(kept.labels) == 5
     plain = F.cross_entropy(made.method.outputs.answer(batch).logits, batch.labels)
-    features = made.method.outputs._features(kept.inputs, 2)
+    features = made.method.outputs._run(made.method.model.features, kept.inputs, 2)
     rows = zip(features, kept.task.tolist(), kept.labels, strict=True)
     expected = [F.cross_entropy(made.method.model.heads[t](feature), label) for feature, t, label in rows]
     torch.testing.assert_close(loss, plain + torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
@@ -200,7 +242,7 @@ def test_lwf_distils_the_old_models_answers_to_the_new_examples(start, scenario:
     split = made.method.encode(2, made.stream.tasks[2], "train")
     everything = split[list(range(len(split)))]
     with torch.no_grad():
-        features = made.method.outputs._features(everything.inputs, 0)
+        features = made.method.outputs._run(made.method.model.features, everything.inputs, 0)
         heads = [head(features) for head in made.method.model.heads]
     old = {
         "task_incremental": heads[:2],

@@ -214,7 +214,7 @@ def test_notes_are_no_part_of_a_split_s_fingerprint(folder) -> None:
 def test_a_method_learns_files_and_says_before_what_it_found(folder, tiny) -> None:
     for task, words in WORDS.items():  # texts of the tiny model's words alone
         rows = [{"text": f"{w} {v}", "label": w} for w in words for v in ("red", "one", "green", "two")]
-        write(folder / task / "train.jsonl", rows * 3)
+        write(folder / task / "train.jsonl", rows * 3)  # equal texts are held out together
         write(folder / task / "test.jsonl", rows)
         for old in [*(folder / task).glob("*.csv"), *(folder / task).glob("dev*")]:
             old.unlink()
@@ -223,7 +223,7 @@ def test_a_method_learns_files_and_says_before_what_it_found(folder, tiny) -> No
         tiny("tasks=files", f"tasks.path={folder}", "method=lora", "trainer.epochs=16"), "", terminal
     )
     shown = terminal.console.file.getvalue()
-    assert "task     legal: 33 train, 3 validation, 12 test texts; 3 labels: gold, iron, tin\n" in shown
+    assert "task     legal: 27 train, 9 validation, 12 test texts; 3 labels: gold, iron, tin\n" in shown
     assert "         columns text → label of legal/train.jsonl\n" in shown
     assert "         warning: 12 of 12 test texts stand in train too, the first is test-1\n" in shown
     matrix = result.read().matrix

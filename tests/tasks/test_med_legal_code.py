@@ -82,7 +82,7 @@ def test_another_seed_draws_another_sample_and_the_same_seed_the_same(stream: Ta
 
 
 def test_raw_material_has_a_fingerprint() -> None:
-    prints = [source.fingerprint() for source in (icd10, licences, libraries)]
+    prints = [source.fingerprint(source.Config()) for source in (icd10, licences, libraries)]
     assert len(set(prints)) == 3
     assert all(len(value) == 64 for value in prints)
-    assert prints == [source.fingerprint() for source in (icd10, licences, libraries)]
+    assert prints == [source.fingerprint(source.Config()) for source in (icd10, licences, libraries)]

@@ -274,7 +274,7 @@ def _held_out(
     if not is_free_form:
         kept, held = held_out(examples, fraction, f"{name}/{split}", data_seed)
     else:
-        blank = [Example(str(i), "", "", e.group) for i, e in enumerate(examples)]
+        blank = [Example(str(i), e.text, "", e.group) for i, e in enumerate(examples)]
         kept, held = held_out(blank, fraction, f"{name}/{split}", data_seed)
         kept, held = [examples[int(e.id)] for e in kept], [examples[int(e.id)] for e in held]
     if not held:
