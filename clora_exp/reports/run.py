@@ -39,6 +39,7 @@ def page(run: StoredRun, figures: list[str]) -> str:
         *(_figure(name) for name in figures if name.startswith("accuracy")),
         "## Metrics\n\n" + _metrics(run),
         *(_figure(name) for name in figures if name.startswith("forgetting")),
+        *(["## Answers\n\n" + _answers(run)] if run.answers else []),
         "## Cost\n\n" + _cost(run),
         *(_figure(name) for name in figures if name.startswith("training")),
         "## Run it again\n\n" + _again(run),
@@ -106,6 +107,22 @@ def _metrics(run: StoredRun) -> str:
         words = METRICS[name] if metric.value is not None else f"{METRICS[name]}; undefined: {metric.reason}"
         lines.append(_row([f"`{name}`", value, words]))
     return "\n".join(lines) + "\n\nThe definitions and their sources are in `clora_exp/evaluation/metrics.py`."
+
+
+def _answers(run: StoredRun) -> str:
+    """Return what a language model wrote in the end, greedily, beside what would have been right."""
+    lines = [_row(["task", "prompt", "right", "written"]), _rule(4)]
+    for row in run.answers:
+        lines.append(_row([_one_line(row[name]) for name in ("task", "prompt", "right", "written")]))
+    return "\n".join(lines) + "\n\nExamples spread evenly over the held-out split, answered greedily in the end."
+
+
+def _one_line(text: str) -> str:
+    """Return a text that stands in a cell: its ends of lines shown, and its Markdown left as it is."""
+    shown = " ↵ ".join(line.strip() for line in text.strip().splitlines())
+    for sign in "\\`*_<>[]":
+        shown = shown.replace(sign, "\\" + sign)
+    return shown or "(nothing)"
 
 
 def _cost(run: StoredRun) -> str:
