@@ -197,3 +197,21 @@ def test_an_interrupted_folder_leaves_the_old_one_and_no_other(tmp_path) -> None
 def test_the_log_handler_goes_when_the_run_ends(tiny) -> None:
     run(tiny("method=frozen"), "", quiet())
     assert logging.getLogger("clora_exp").handlers == []
+
+
+def test_a_field_that_came_later_orphans_no_run_and_a_changed_value_is_another_run(tiny, monkeypatch) -> None:
+    """What is hashed is every value, but for fields that came later, at what runs did without them."""
+    stream = load_stream(tiny().tasks, 0)
+    hash_of = lambda *overrides: results.run_hash(tiny(*overrides), stream, "m")  # noqa: E731
+    plain = results.plain_config(tiny())
+    for key in results.SINCE:
+        section, _, name = key.rpartition(".")
+        assert section == "tasks.icd10" or name in (plain[section] if section else plain), key
+    today = hash_of("method=lora")
+    monkeypatch.setitem(results.SINCE, "method.rank", 4)  # as if the rank had come later, and had been 4 before
+    assert hash_of("method=lora") != today
+    assert hash_of("method=lora", "method.rank=5") != hash_of("method=lora")
+    monkeypatch.undo()
+    assert hash_of("method=ewc", "method.ewc.strength=100.0") != hash_of("method=ewc", "method.ewc.strength=1000.0")
+    for other in ("scenario=domain_incremental", "method.head=cosine", "+method.ewc={}"):
+        assert hash_of("method=lora", other) != today
