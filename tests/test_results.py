@@ -19,6 +19,7 @@ from clora_exp.errors import Interrupted, RunError
 from clora_exp.loop import run
 from clora_exp.runs import FILES
 from clora_exp.session import Session
+from clora_exp.tasks.stream import load_stream
 
 
 def test_a_run_leaves_what_the_design_names(tiny) -> None:
