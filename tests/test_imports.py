@@ -18,6 +18,7 @@ LAYERS = [  # each may import its own layer and those before it
     {"inference"},
     {"methods"},
     {"session", "environment", "interrupts", "runs", "saved"},
+    {"verification"},
     {"results"},
     {"reports"},
     {"loop"},

@@ -40,7 +40,7 @@ def test_a_run_leaves_what_the_design_names(tiny) -> None:
         "report.md",
         "figures",
     }
-    assert expected == set(FILES)  # the folder's map, as a person sees it
+    assert expected | {"answers.jsonl"} == set(FILES)  # the folder's map, as a person sees it; those of language models
     assert {p.name for p in folder.path.iterdir()} == expected
     assert (folder.path / "STATUS").read_text() == "done\n"
     assert (folder.path / "command.txt").read_text() == "python run.py method=clora_xs\n"

@@ -24,7 +24,7 @@ from clora_exp.help import describe
 from clora_exp.methods.base import strategy_class
 from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.strategy import EVERY_SCENARIO
-from clora_exp.methods.verification import check, promises
+from clora_exp.verification import check, promises
 
 
 def main(arguments: list[str] | None = None) -> int:

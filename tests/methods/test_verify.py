@@ -8,7 +8,7 @@ from clora_exp.compose import compose_experiment
 from clora_exp.methods import ewc
 from clora_exp.methods.__main__ import main
 from clora_exp.methods.invariant import distance, distance_of_all
-from clora_exp.methods.verification import promises
+from clora_exp.verification import promises
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "lora_anchor"])

@@ -44,7 +44,7 @@ def test_a_run_measures_untrained_tasks_and_resumes_to_the_same_bytes(tiny_words
 
 
 def test_a_run_learns_and_isolated_tasks_forget_nothing(tiny_words) -> None:
-    config = tiny_words("causal_lm", "method=clora_gated", "trainer.epochs=6", "trainer.learning_rate=2e-2")
+    config = tiny_words("causal_lm", "method=clora_gated", "trainer.epochs=6", "method.learning_rate=1e-2")
     stored = run(config, "", quiet()).read()
     assert stored.metrics["forgetting"].value == 0
     assert stored.metrics["learning_accuracy"].value > 0.6

@@ -78,7 +78,8 @@ def test_drops_are_red_in_a_terminal_and_plain_with_no_color(hand_worked, monkey
 
 def test_every_metric_has_words(hand_worked) -> None:
     matrix = AccuracyMatrix(["a", "b", "c"], np.array(hand_worked))
-    assert set(metrics_of_run(matrix, scenario="class_incremental")) == set(METRICS)
+    written = dict.fromkeys(["exact_match", "token_f1", "rouge_l", "answer_perplexity"], 0.5)
+    assert set(metrics_of_run(matrix, scenario="class_incremental", written=written)) == set(METRICS)
 
 
 def test_numbers_in_words() -> None:
@@ -105,7 +106,7 @@ def test_a_run_shows_what_it_is_how_it_goes_how_it_ended_and_what_comes_next(tin
     assert "clora_xs ends at" in text
     assert "and has forgotten nothing" in text
     assert text.count(str(folder.path)) == 2
-    for name in FILES:
+    for name in set(FILES) - {"answers.jsonl"}:  # a language model's
         assert f"  {name}" in text
     assert "  python run.py method=frozen tasks=words\n" in text
     assert "  python run.py -m method=clora_xs seed=0,1,2 tasks=words\n" in text
