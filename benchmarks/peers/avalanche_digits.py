@@ -309,6 +309,7 @@ def learned(folder: Path, request: dict[str, Any], settings: dict[str, Any]) -> 
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "settings.json").read_text())
     answers, sys.stdout = sys.stdout, sys.stderr  # what Avalanche prints is no answer
