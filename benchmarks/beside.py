@@ -273,8 +273,8 @@ def _lines(each: Runs, matched: Runs, num_seeds: int) -> list[str]:
     lines += [
         "\nWhether this is all can be tried. With these differences taken away the two sides "
         f"{agree}, of {min(2, num_seeds)} seeds. This is in double precision: AdamW makes whole steps of rounding "
-        "errors where a gradient is zero, as that of `lwf` is when a task begins. `replay` has no such row, what its batches "
-        "are made of is all there is to it.\n",
+        "errors where a gradient is zero, as that of `lwf` is when a task begins. `replay` has no such row, what its "
+        "batches are made of is all there is to it.\n",
         "| | changed | " + " | ".join(f"largest difference, {s.replace('_', '-')}" for s in SCENARIOS) + " |",
         "| --- | --- | --- | --- |",
     ]
