@@ -264,7 +264,7 @@ def _lines(each: Runs, matched: Runs, num_seeds: int) -> list[str]:
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     ratio = importance_ratio(each, matched)
-    lines.append("What differs:\n")
+    lines.append("Where an interval holds 0 these seeds cannot tell the two apart. What differs:\n")
     naive = max(largest(each[scenario, "naive"]) for scenario in SCENARIOS)
     measured = {"importance_ratio": ratio, "as_ours": 200 / ratio, "naive": naive}
     lines += [f"- `{row.name}`: {row.what.format(**measured)}" for row in EACH]
@@ -273,8 +273,7 @@ def _lines(each: Runs, matched: Runs, num_seeds: int) -> list[str]:
     lines += [
         "\nWhether this is all can be tried. With these differences taken away the two sides "
         f"{agree}, of {min(2, num_seeds)} seeds. This is in double precision: AdamW makes whole steps of rounding "
-        "errors where a gradient is zero, as that of `lwf` is when a task begins. `replay` has no such row, what its "
-        "batches are made of is all there is to it.\n",
+        "errors where a gradient is zero, as that of `lwf` is when a task begins.\n",
         "| | changed | " + " | ".join(f"largest difference, {s.replace('_', '-')}" for s in SCENARIOS) + " |",
         "| --- | --- | --- | --- |",
     ]

@@ -43,10 +43,10 @@ EACH = [
         "gem",
         GEM,
         5,
-        "Avalanche adds 1e-3 to the diagonal of the QP's G Gᵀ as it is, here to the one scaled by the largest "
-        "gradient: once the memory is learned its gradients are small, and there the constraint loosens. It writes the "
-        "projected gradient only where the new task's loss has one, so earlier tasks' heads stay; here, as in the "
-        "authors' code, they move too. Which 64 examples are kept is drawn otherwise.",
+        "Which 64 examples are kept is drawn otherwise. Avalanche writes the projected gradient only where the new "
+        "task's loss has one, so heads of earlier tasks stay; here they move too, as in the authors' code, whose "
+        "output layer is one for all tasks. It adds 1e-3 to the diagonal of the QP's G Gᵀ as it is, here to the one scaled "
+        "by the largest gradient.",
     ),
     Row(
         "agem",
@@ -59,14 +59,23 @@ EACH = [
     ),
     Row(
         "replay",
+        ["+method.replay={capacity: 96}"],
+        "replay",
+        {"mem_size": 96},
+        1.5,
+        "Which examples are kept and drawn: Avalanche's memory holds as many of each task and is gone through in turn, "
+        "here it is a reservoir and each batch is drawn anew; the order of its batches of new examples is its own too. "
+        "It takes the mean over both batches, here their means are added: twice the length, most of which AdamW takes "
+        "back.",
+    ),
+    Row(
+        "replay_100",
         ["+method.replay={capacity: 100}"],
         "replay",
         {"mem_size": 100},
         1.5,
-        "Avalanche joins both batches and takes the mean, here the two means are added: the same direction but in an "
-        "epoch's last, smaller batch, and twice the length, which clipping and AdamW take back. Its memory holds as "
-        "many of each task and is gone through in turn, here it is a reservoir and each batch is drawn anew. The order "
-        "of its batches of new examples is its own.",
+        "As `replay`, with a memory that batches of 16 do not divide: Avalanche's last batch of each pass through it "
+        "is what is left, 4 examples of 100, here every batch has 16.",
     ),
     Row(
         "lwf",
@@ -76,7 +85,7 @@ EACH = [
         1.5,
         "Avalanche does not multiply by T²: at temperature 2 its α = 1 is a strength of 0.25 here. It asks the old "
         "model again in every step, and the new one twice where tasks have heads of their own, here the old answers "
-        "are recorded once a task: that is the difference in time.",
+        "are recorded once a task, which saves these passes.",
     ),
 ]
 MATCHED = [
@@ -103,6 +112,14 @@ MATCHED = [
         AGEM,
         6,
         "there the same kept examples and draws, the projection written to every head",
+    ),
+    Row(
+        "replay",
+        ["+method.replay={capacity: 96}"],
+        "replay_matched",
+        {"mem_size": 96},
+        2,
+        "there the same batches, kept examples and draws, the two means added: another plugin",
     ),
     Row("lwf", ["+method.lwf={}"], "lwf", {"alpha": 4, "temperature": 2}, 2, "there α = 4 = T²"),
 ]

@@ -215,6 +215,42 @@ class MatchedAGEM(EveryGradient, AGEMPlugin):
         return [column[places.tolist()] for column in every]
 
 
+class MatchedReplay(SupervisedPlugin):
+    """Replay with the other side's reservoir, each batch drawn anew, and the means of both batches added."""
+
+    def __init__(self, seed: int, mem_size: int) -> None:
+        super().__init__()
+        self._seed, self._size, self._rng = seed, mem_size, np.random.default_rng(seed)
+        self._memory: list[Any] = []
+        self._num_seen = self._num_new = 0
+
+    def before_training_iteration(self, strategy: Any, **_: Any) -> None:
+        """Join as many kept examples as a whole batch has."""
+        self._num_new = len(strategy.mbatch[0])
+        if self._memory:
+            places = self._rng.choice(len(self._memory), size=strategy.train_mb_size, replace=False)
+            kept = self._collate([self._memory[place] for place in places.tolist()])
+            strategy.mbatch = [torch.cat(both) for both in zip(strategy.mbatch, kept, strict=True)]
+
+    def before_backward(self, strategy: Any, **_: Any) -> None:
+        """Add the two means."""
+        if self._memory:
+            logits, labels, n = strategy.mb_output, strategy.mb_y, self._num_new
+            strategy.loss = strategy._criterion(logits[:n], labels[:n]) + strategy._criterion(logits[n:], labels[n:])
+
+    def after_training_exp(self, strategy: Any, **_: Any) -> None:
+        """Show the reservoir the task's examples in the other side's order."""
+        dataset = strategy.experience.dataset
+        self._collate = dataset.collate_fn
+        order = np.random.default_rng([self._seed, strategy.experience.current_experience]).permutation(len(dataset))
+        for row in order.tolist():
+            self._num_seen += 1
+            if len(self._memory) < self._size:
+                self._memory.append(dataset[row])
+            elif (place := int(self._rng.integers(self._num_seen))) < self._size:
+                self._memory[place] = dataset[row]
+
+
 def _kept(dataset: Any, seed: int, t: int, count: int) -> list[Tensor]:
     """Return pixels, labels and tasks of the examples of task t that the other side keeps."""
     rows = np.random.default_rng([seed, t]).permutation(len(dataset))[:count]
@@ -230,6 +266,7 @@ PLUGINS: dict[str, Any] = {
     "agem": AGEMPlugin,
     "agem_matched": MatchedAGEM,
     "replay": ReplayPlugin,
+    "replay_matched": MatchedReplay,
     "lwf": LwFPlugin,
 }
 
@@ -256,7 +293,7 @@ def built(folder: Path, request: dict[str, Any], settings: dict[str, Any], same:
         {"params": [*blocks.parameters()], "weight_decay": decay, "lr": settings["head_learning_rate"]},
     ]
     plugin, arguments = PLUGINS[request["method"]], request["arguments"]
-    if plugin in (MatchedGEM, MatchedAGEM):
+    if plugin in (MatchedGEM, MatchedAGEM, MatchedReplay):
         arguments = {"seed": request["seed"], **arguments}
     return SupervisedTemplate(
         model=model,
