@@ -33,3 +33,20 @@ def test_the_adapters_benchmark_ends_with_its_figures_by_name(tmp_path: Path) ->
     assert set(figures) == KEYS
     assert figures["bytes_ratio_xs"] > 40  # of files, so no matter of time
     assert (tmp_path / "adapters.md").read_text().count("\n| ") == len(KEYS) + 2
+
+
+@pytest.mark.slow
+def test_the_methods_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
+    """Part one alone: no environment with Avalanche is named."""
+    words = ["--rounds", "2", "--tasks", "1,2", "--methods", "lora,gem,replay", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/methods.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--peer" in done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    names = ["lora", "gem", "replay"]
+    at_each = {f"{what}_{t}_{name}" for what in ("step_ms", "step_ratio", "bytes") for t in (1, 2) for name in names}
+    assert set(figures) == at_each | {f"growth_{name}" for name in names}
+    assert figures["bytes_1_lora"] == figures["bytes_2_lora"]  # one pair for all tasks
+    assert figures["bytes_2_gem"] > figures["bytes_1_gem"] > figures["bytes_1_lora"]  # as many examples a task
+    assert (tmp_path / "methods.md").read_text().count("\n| `") == 2 * len(names)
