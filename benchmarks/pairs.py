@@ -45,8 +45,8 @@ EACH = [
         5,
         "Which 64 examples are kept is drawn otherwise. Avalanche writes the projected gradient only where the new "
         "task's loss has one, so heads of earlier tasks stay; here they move too, as in the authors' code, whose "
-        "output layer is one for all tasks. It adds 1e-3 to the diagonal of the QP's G Gᵀ as it is, here to the one scaled "
-        "by the largest gradient.",
+        "output layer is one for all tasks. It adds 1e-3 to the diagonal of the QP's G Gᵀ as it is, here to the one "
+        "scaled by the largest gradient.",
     ),
     Row(
         "agem",
