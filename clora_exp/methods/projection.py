@@ -20,7 +20,7 @@ def gem_projection(g: Tensor, G: Tensor, margin: float = 0.0, ridge: float = 1e-
     min_v ½ vᵀ G Gᵀ v + gᵀ Gᵀ v s.t. v ≥ margin, and g̃ = Gᵀ v + g. The margin favours earlier tasks. Solved as a
     non-negative least-squares problem in v − margin: with G Gᵀ = L Lᵀ the objective is ½‖Lᵀ v + L⁻¹ G g‖².
     Differs: gradients are scaled by the largest norm before the QP, so that `ridge`, added to the diagonal of the
-    scaled G Gᵀ, means the same whatever their size; the paper's code adds 1e-3 to the unscaled one.
+    scaled G Gᵀ, means the same whatever their size; others add 1e-3 to the unscaled one.
     """
     scale = float(G.norm(dim=1).max())
     if scale == 0:
