@@ -68,7 +68,7 @@ class InDouble(Method):
     def encode(self, t: int, task: Task, split: str) -> EncodedSplit:
         """Return a split in double precision."""
         encoded: Any = super().encode(t, task, split)
-        return dataclasses.replace(encoded, pixels=encoded.pixels.astype(np.float64))
+        return dataclasses.replace(encoded, values=encoded.values.astype(np.float64))
 
 
 def composed(scenario: str, seed: int, words: Sequence[str] = ()) -> ExperimentConfig:
@@ -105,7 +105,7 @@ def hand_over(folder: Path, seeds: Sequence[int], stream: TaskStream) -> None:
         method = Method(composed(scenario, 0), stream)
         for (t, task), split in itertools.product(enumerate(stream), ("train", "test")):
             encoded: Any = method.encode(t, task, split)
-            tensors[f"{t}/{split}/pixels"] = torch.from_numpy(encoded.pixels)
+            tensors[f"{t}/{split}/pixels"] = encoded[list(range(len(encoded)))].inputs["pixel_values"]
             tensors[f"{t}/{split}/labels/{scenario}"] = torch.from_numpy(encoded.labels)
     save_file(tensors, folder / "stream.safetensors")
     for seed in seeds:

@@ -26,6 +26,7 @@ from clora_exp.tasks.images import data_uri
 from clora_exp.tasks.stream import Example, Task
 
 PROCESSOR = "preprocessor_config.json"
+CHUNK = 256  # images opened at once
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,26 @@ class Config:
 
 @dataclass(frozen=True)
 class EncodedImages(EncodedSplit):
-    """The pixels of one split as the model's processor gives them, (n, channels, height, width) float32."""
+    """The pixels of one split in the model's size, a byte each; as float32, which the model reads, they take four.
+
+    pixels: (n, channels, height, width) uint8; values: (channels, 256) float32, what the model reads for each.
+    """
 
     pixels: np.ndarray
+    values: np.ndarray
 
     def example(self, row: int) -> np.ndarray:
-        """Return one image, (channels, height, width)."""
+        """Return one image, (channels, height, width) uint8."""
         return self.pixels[row]
 
     def stacked(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """Return pixel values, (n, channels, height, width)."""
-        return {"pixel_values": torch.from_numpy(np.stack(examples))}
+        """Return pixel values, (n, channels, height, width) float32."""
+        return {"pixel_values": torch.from_numpy(pixel_values(np.stack(examples), self.values))}
+
+
+def pixel_values(pixels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return what the model reads, float32, for (n, channels, height, width) uint8 and its table, (channels, 256)."""
+    return np.stack([of_channel[pixels[:, c]] for c, of_channel in enumerate(values)], axis=1)
 
 
 class VisionEncoder(TaskModel):
@@ -60,6 +70,7 @@ class VisionEncoder(TaskModel):
         super().__init__()
         self.backbone, self.tokenizer, self.config = backbone, processor, config
         self._processor_sha256 = sha256(folder, PROCESSOR)
+        self._values = _table(processor, 1 if _mode(backbone.config) == "L" else 3)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return one vector an example, (n, d)."""
@@ -76,7 +87,7 @@ class VisionEncoder(TaskModel):
 
     def inputs_of(self, examples: Sequence[Example], told: Told) -> dict[str, Tensor]:
         """Return images as `features` takes them."""
-        return {"pixel_values": torch.from_numpy(self._pixels(examples))}
+        return {"pixel_values": torch.from_numpy(pixel_values(self._pixels(examples), self._values))}
 
     def probe(self, words: Sequence[str]) -> list[Example]:
         """Return images of noise: an exported task has no others with it."""
@@ -120,7 +131,7 @@ class VisionEncoder(TaskModel):
         """
         if task.modality != "image":
             raise DataError(f"task {task.name!r}: its examples are texts; a vision encoder needs images")
-        parts = f"{self._processor_sha256} {task.sha256[split]} {_mode(self.backbone.config)}"
+        parts = f"uint8 {self._processor_sha256} {task.sha256[split]} {_mode(self.backbone.config)}"
         path = cache_dir() / "pixels" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.safetensors"
         examples = task.split(split)
         try:
@@ -132,9 +143,14 @@ class VisionEncoder(TaskModel):
             store(path, save_arrays({"pixels": pixels}))
         index = {label: i for i, label in enumerate(task.labels)}
         labels = np.array([index[example.label] for example in examples], dtype=np.int64)
-        return EncodedImages(labels, t, pixels)
+        return EncodedImages(labels, t, pixels, self._values)
 
     def _pixels(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the images in the model's size, (n, channels, height, width) uint8."""
+        sized = [self._sized(examples[i : i + CHUNK]) for i in range(0, len(examples), CHUNK)]
+        return np.concatenate(sized)
+
+    def _sized(self, examples: Sequence[Example]) -> np.ndarray:
         from PIL import Image
 
         mode, opened = _mode(self.backbone.config), []
@@ -144,8 +160,15 @@ class VisionEncoder(TaskModel):
                     opened.append(image.convert(mode))
             except OSError as error:
                 raise DataError(f"image {example.id!r} cannot be read: {error}") from error
-        values = self.tokenizer(opened, return_tensors="np")["pixel_values"]
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return self.tokenizer(opened, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
+
+
+def _table(processor: Any, channels: int) -> np.ndarray:
+    """Return what the processor makes of each value of a pixel, (channels, 256) float32."""
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8), (channels, 1, 256))
+    options = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first"}
+    values = processor([ramp], return_tensors="np", **options)["pixel_values"][0, :, 0]
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _mode(config: Any) -> str:
