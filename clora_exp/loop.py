@@ -27,6 +27,7 @@ from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict, seed_everything
+from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import load_stream
 
 log = logging.getLogger("clora_exp")
@@ -41,6 +42,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     """
     check_strategies(config)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
+    Scenario(config.scenario, stream)  # refuses a stream that does not fit before weights are made
     stream = stream.thinned(config.eval_split, config.trainer.max_eval_examples)
     make_weights(config.model, terminal.making)
     model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)

@@ -63,6 +63,9 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(every), help="some of them: they run, and nothing is written")
     options = parser.parse_args()
     methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
+    for method in methods:
+        if method not in every:
+            parser.error(f"unknown method {method!r}; have: {', '.join(every)}")
     found: dict[tuple[str, str], list[StoredRun]] = {}
     for scenario in SCENARIOS:
         for method in methods:
@@ -167,7 +170,8 @@ def _spread(of: pd.DataFrame, name: str, factor: float, decimals: int) -> str:
         return "–"
     if not values.any():
         return "0"
-    return f"{values.mean():.{decimals}f} ± {values.std(ddof=1):.{decimals}f}".replace("-", "−")
+    spread = f" ± {values.std(ddof=1):.{decimals}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{decimals}f}{spread}".replace("-", "−")
 
 
 def draw(rows: pd.DataFrame, path: Path) -> None:

@@ -276,7 +276,8 @@ class Method:
 
     def kept_bytes(self) -> int:
         """Return the bytes of what strategies keep between tasks, to learn later ones by."""
-        return sum(_num_bytes(strategy.state_dict()) for strategy in self.strategies)
+        states = [strategy.state_dict().items() for strategy in self.strategies]
+        return sum(_num_bytes(part) for state in states for name, part in state if name != "generator")
 
     def answering_bytes(self) -> int:
         """Return the bytes of all that answers the tasks so far, the frozen backbone apart: a trained one counts."""

@@ -30,6 +30,10 @@ class Config(MemoryConfig):
     batch_size: Count | None = None  # from memory; null: the trainer's
     alpha: NonNegativeFloat = 0.3  # of the logits' term
 
+    def __post_init__(self) -> None:
+        if self.capacity is None and self.capacity_bytes is None:
+            raise ValueError("every batch of every epoch is offered to the memory; set capacity or capacity_bytes")
+
 
 class DER(Rehearsal):
     """State: the memory, with logits."""

@@ -81,6 +81,8 @@ class EWC(Strategy):
             return (
                 f"method.factor_tasks={method.factor_tasks}: the factors stop to learn; there is nothing to hold then"
             )
+        if method.trainable == "heads" and method.trained_classes == "task":
+            return "method.trained_classes=task with method.trainable=heads: no later task trains an earlier class"
         return nothing_shared(config)
 
     @classmethod

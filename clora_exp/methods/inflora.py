@@ -22,6 +22,7 @@ from clora_exp.config import STRICT, Count, ExperimentConfig, Gt, Le, Strict
 from clora_exp.methods.invariant import Invariant, distance
 from clora_exp.methods.olora import of_a_sum
 from clora_exp.methods.strategy import Strategy
+from clora_exp.models.batches import EncodedAnswers
 from clora_exp.tasks.stream import Task
 
 Share = Annotated[float, Strict(), Gt(0), Le(1)]
@@ -131,8 +132,10 @@ class InfLoRA(Strategy):
         grams: dict[str, Tensor] = {}
         mask: list[Tensor | None] = [None]
         with torch.no_grad(), self._watching(grams, mask):
-            for start in range(0, len(rows), 32):
-                batch = self.method.on_device(split[rows[start : start + 32]])
+            # in words a layer reads prompts, answers or both: one by one, nothing is padded
+            size = 1 if isinstance(split, EncodedAnswers) else 32
+            for start in range(0, len(rows), size):
+                batch = self.method.on_device(split[rows[start : start + size]])
                 keep = batch.inputs.get("attention_mask")
                 mask[0] = None if keep is None else keep.bool()
                 self.method.answer(batch)

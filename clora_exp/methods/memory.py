@@ -136,7 +136,8 @@ class ExampleMemory:
         logits = logits.detach().float().cpu()
         rows = zip(model.unbatch(batch.inputs), batch.labels.tolist(), tasks, logits, strict=True)
         for inputs, label, task, own in rows:
-            self.offer(Kept(inputs, label, task, own[: int(own.isfinite().nonzero().max()) + 1].clone()))
+            width = int((own != -torch.inf).nonzero().max()) + 1
+            self.offer(Kept(inputs, label, task, own[:width].clone()))
 
     def sample(self, count: int, model: TaskModel, device: torch.device) -> tuple[Batch, Tensor | None]:
         """Return so many examples, or all where there are fewer, drawn without replacement, and their logits if any.

@@ -37,7 +37,10 @@ class OLoRA(Strategy):
 
     @classmethod
     def objection(cls, config: ExperimentConfig) -> str | None:
-        """It is about a sum of pairs."""
+        """It is about a sum of pairs, whose A trains."""
+        strategies = config.method.strategies
+        if "inflora" in strategies and strategies["olora"].norm_strength == 0:
+            return "method.inflora fixes every A; method.olora.strength changes nothing there, norm_strength would"
         return of_a_sum(config)
 
     @classmethod

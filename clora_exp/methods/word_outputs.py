@@ -33,11 +33,15 @@ class WordOutputs(Outputs):
         """Say whether a prompt may tell of its task.
 
         Raises:
-            ConfigError: a template for a task that is not in the stream, or that nobody knows when it is asked.
+            ConfigError: a template for a task that is not in the stream, or that nobody knows when it is asked; a task
+                whose answers are written, by columns.
         """
         assert isinstance(model, LanguageModel)
         self.model = model
         names = self.scenario.stream.names
+        written = next((task.name for task in self.scenario.stream if task.is_free_form), None)
+        if written is not None and not self._can_write:
+            raise ConfigError(f"method.composition=columns writes no answers; task {written!r} is free-form")
         for name in model.prompts.of_task:
             if name not in names:
                 raise ConfigError("prompts: " + unknown("task", name, names))
@@ -45,6 +49,11 @@ class WordOutputs(Outputs):
                 raise ConfigError(f"prompts.{name}: scenario={self.scenario.kind} does not know the task of a prompt")
         model.knows_task = self.scenario.knows_task
         model.add_heads([])
+
+    @property
+    def _can_write(self) -> bool:
+        """Columns run side by side, which transformers' generate does not."""
+        return self.settings.composition != "columns"
 
     def heads_in_session(self, t: int, earlier: bool) -> list[nn.Module]:
         """Return none."""
@@ -124,8 +133,13 @@ class WordOutputs(Outputs):
 
     @torch.no_grad()
     def samples(self, splits: Sequence[EncodedSplit], count: int) -> list[dict[str, Any]]:
-        """Return so many examples of all tasks together: prompt, right answer, and what the model writes, greedily."""
-        found = []
+        """Return so many examples of all tasks together: prompt, right answer, and what the model writes, greedily.
+
+        Columns write none.
+        """
+        found: list[dict[str, Any]] = []
+        if not self._can_write:
+            return found
         device = next(self.model.parameters()).device
         for t, split in enumerate(splits):
             share = count // len(splits) + (t < count % len(splits))

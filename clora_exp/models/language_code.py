@@ -48,7 +48,7 @@ def first_logits(prompt):
 
 
 def write(prompt):
-    ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+    ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))
     return tokenizer.decode(ids[0, prompt.shape[1]:], skip_special_tokens=True).strip()
 """
 
@@ -59,12 +59,18 @@ def first_logits(prompt):
 
 
 def write(prompt):
-    ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+    ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt))
     return tokenizer.decode(ids[0], skip_special_tokens=True).strip()
 """
 
 WRITE = """
-options = dict(max_new_tokens={most}, do_sample=False, eos_token_id=tokenizer.eos_token_id)
+tokens = ("eos_token_id", "pad_token_id", "bos_token_id")
+model.generation_config = GenerationConfig(  # greedy, whatever the model's own says
+    max_new_tokens={most},
+    do_sample=False,
+    decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+    **{{name: getattr(tokenizer, name) for name in tokens}},
+)
 with torch.no_grad():
     logits = torch.stack([first_logits(prompt_of(text)) for text in texts])
     predicted = [write(prompt_of(text)) for text in texts]"""
@@ -88,7 +94,7 @@ def _code(model: "LanguageModel", told: Told, is_merged: bool, kind: str, answer
         *([] if writes else ["import json", ""]),
         "import torch",
         *([] if is_merged else ["from peft import PeftModel"]),
-        f"from transformers import {kind}, AutoTokenizer",
+        f"from transformers import {kind}, AutoTokenizer{', GenerationConfig' if writes else ''}",
         "",
         f"BEFORE, AFTER = {before!r}, {after!r}  # the prompt, around a text",
         *([] if writes else ['labels = json.load(open(f"{HERE}/labels.json"))']),

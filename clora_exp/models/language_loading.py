@@ -36,4 +36,5 @@ def load_language_model(config: ModelConfig, backend: str, kind: str) -> tuple[A
         raise ModelError(f"model={config.name}: its tokenizer has no eos_token; an answer could not end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
+    backbone.generation_config = transformers.GenerationConfig()  # its own would decide what `write` leaves open
     return backbone.requires_grad_(False).eval(), tokenizer, folder

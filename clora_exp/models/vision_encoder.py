@@ -70,12 +70,13 @@ class VisionEncoder(TaskModel):
         super().__init__()
         self.backbone, self.tokenizer, self.config = backbone, processor, config
         self._processor_sha256 = sha256(folder, PROCESSOR)
+        self._num_prefix = _num_prefix(backbone)
         self._values = _table(processor, 1 if _mode(backbone.config) == "L" else 3)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return one vector an example, (n, d)."""
         hidden = self.backbone(**inputs).last_hidden_state
-        return hidden[:, 0] if self.config.pooling == "cls" else hidden[:, 1:].mean(1)
+        return hidden[:, 0] if self.config.pooling == "cls" else hidden[:, self._num_prefix :].mean(1)
 
     def unbatch(self, inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Return the pixels of each example, (channels, height, width)."""
@@ -91,7 +92,8 @@ class VisionEncoder(TaskModel):
 
     def probe(self, words: Sequence[str]) -> list[Example]:
         """Return images of noise: an exported task has no others with it."""
-        size = self.tokenizer.size["height"]
+        size = getattr(self.backbone.config, "image_size", 64)
+        size = size if isinstance(size, int) else size[0]
         channels = () if _mode(self.backbone.config) == "L" else (3,)
         rng = np.random.default_rng(0)
         noise = [rng.integers(256, size=(size, size, *channels), dtype=np.uint8) for _ in range(8)]
@@ -100,7 +102,7 @@ class VisionEncoder(TaskModel):
     def loading_code(self, told: Told, is_merged: bool = False) -> str:
         """Return Python that answers `images`, opened with Pillow, with PEFT and transformers alone."""
         base = "HERE" if is_merged else "BASE"
-        pooled = "hidden[:, 0]" if self.config.pooling == "cls" else "hidden[:, 1:].mean(1)"
+        pooled = "hidden[:, 0]" if self.config.pooling == "cls" else f"hidden[:, {self._num_prefix}:].mean(1)"
         mode = _mode(self.backbone.config)
         lines = [
             "import json",
@@ -171,6 +173,13 @@ def _table(processor: Any, channels: int) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
+def _num_prefix(backbone: Any) -> int:
+    """Return how many tokens stand before the patches: one for the class, unless there is none, and registers."""
+    names = [name.rpartition(".")[2] for name, _ in backbone.named_parameters()]
+    has_class = any(name in ("cls_token", "class_embedding") for name in names)
+    return has_class + getattr(backbone.config, "num_register_tokens", 0)
+
+
 def _mode(config: Any) -> str:
     return "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
 
@@ -204,5 +213,8 @@ def build(config: ModelConfig, backend: str = "peft") -> VisionEncoder:
         raise ModelError(
             f"model={config.name}: {folder} has no weights for {sorted(needed)[0]} ({len(needed)} missing)"
         )
+    if config.settings.pooling == "cls" and not _num_prefix(backbone):
+        what = type(backbone).__name__
+        raise ModelError(f"model.vision_encoder.pooling=cls: {folder} is a {what}, without a class token; have: mean")
     backbone.requires_grad_(False)
     return VisionEncoder(backbone, processor, folder, config.settings)

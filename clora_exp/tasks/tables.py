@@ -96,6 +96,8 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[Row]:
             problems.add("csv", line, f"no CSV: {what}")
             continue
         if not fields:
+            if not header:
+                problems.check()  # the header itself cannot be read
             continue
         if not header:
             header = fields

@@ -5,9 +5,12 @@ import pytest
 import torch
 from scipy.stats import chi2, chisquare
 
-from clora_exp.errors import DataError
+from clora_exp.errors import ConfigError, DataError
+from clora_exp.methods.base import Method
 from clora_exp.methods.memory import ExampleMemory, Kept
+from clora_exp.models.batches import Batch
 from clora_exp.states import read_state, write_state
+from clora_exp.tasks.stream import load_stream
 
 
 def _example(i: int, label: int = 0, task: int = 0, length: int = 3) -> Kept:
@@ -128,6 +131,21 @@ def test_a_bound_smaller_than_one_example_is_an_error() -> None:
     memory = ExampleMemory("reservoir", None, capacity_bytes=10)
     with pytest.raises(DataError, match="capacity_bytes=10: an example has 36 bytes already"):
         memory.offer(_example(0))
+
+
+def test_logits_of_a_diverged_step_do_not_end_in_the_memory_s_arithmetic(tiny) -> None:
+    model = Method(tiny("method=frozen"), load_stream(tiny("method=frozen").tasks, 0)).model
+    inputs = {"input_ids": torch.ones(2, 3, dtype=torch.int64), "attention_mask": torch.ones(2, 3, dtype=torch.int64)}
+    memory = ExampleMemory("reservoir", 4)
+    logits = torch.tensor([[torch.nan, torch.nan, -torch.inf], [1.0, torch.inf, -torch.inf]])
+    memory.offer_batch(Batch(inputs, torch.zeros(2, dtype=torch.int64), 0, torch.arange(2)), model, logits)
+    assert [len(kept.logits) for kept in memory.examples] == [2, 2]
+
+
+def test_a_dark_memory_has_a_bound(tiny) -> None:
+    with pytest.raises(ConfigError, match="set capacity or capacity_bytes"):
+        tiny("method=der", "method.der.capacity=null")
+    tiny("method=derpp", "method.derpp.capacity=null", "method.derpp.capacity_bytes=20000")
 
 
 def test_a_memory_without_bounds_keeps_all_and_knows_whose_they_are() -> None:

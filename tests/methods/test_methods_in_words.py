@@ -61,15 +61,43 @@ def test_class_incremental_answers_are_among_the_classes_seen(tiny_words, method
 
 @pytest.mark.parametrize(
     ("scenario", "method"),
-    [("domain_incremental", "clora"), ("domain_incremental", "clora_gated"), ("class_incremental", "clora_ewc")],
+    [
+        ("domain_incremental", "clora"),
+        ("domain_incremental", "clora_gated"),
+        ("class_incremental", "clora_ewc"),
+        ("task_incremental", "progressive"),
+        ("class_incremental", "progressive"),
+    ],
 )
-def test_a_run_in_another_scenario_is_whole(tiny_words, scenario: str, method: str) -> None:
+def test_a_run_is_whole(tiny_words, scenario: str, method: str) -> None:
     tasks = "same_words" if scenario == "domain_incremental" else "words"
     stored = run(
         tiny_words("causal_lm", f"method={method}", f"scenario={scenario}", f"tasks={tasks}", *TRAINED), "", quiet()
     ).read()
     assert stored.metrics["average_accuracy"].value is not None
     assert (stored.metrics["forward_transfer"].value is None) == (scenario == "class_incremental")
+
+
+def test_columns_do_not_write_and_a_free_form_task_is_refused_at_once(tiny_words) -> None:
+    with pytest.raises(ConfigError, match=r"composition=columns writes no answers; task '.*' is free-form"):
+        run(tiny_words("causal_lm", "method=progressive", "tasks=responses"), "", quiet())
+
+
+@pytest.mark.parametrize("kind", ["causal_lm", "seq2seq"])
+def test_inflora_sees_no_padding(tiny_words, kind: str, monkeypatch) -> None:
+    made = Run(tiny_words(kind, "method=inflora", *TRAINED)).method
+    task = made.scenario.stream.tasks[0]
+    made.before_task(0, task)
+    (strategy,) = made.strategies
+    split = made.encode(0, task, "train")
+    assert len(set(np.diff(split.starts))) > 1  # prompts of several lengths: a batch has padding
+    found = strategy._input_grams(0, task)
+    expected: dict[str, torch.Tensor] = {}
+    with torch.no_grad(), strategy._watching(expected, [None]):
+        for row in range(len(split)):
+            made.answer(split[[row]])
+    for name, gram in expected.items():
+        torch.testing.assert_close(found[name], gram)
 
 
 def test_a_mixed_batch_is_answered_and_trained_as_its_rows(tiny_words) -> None:

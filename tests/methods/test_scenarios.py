@@ -119,6 +119,11 @@ def test_a_strategy_that_would_change_nothing_is_refused_before_work_starts(stra
     ("overrides", "says"),
     [
         (["method=sdlora", "+method.ewc={}"], r"method\.composition=sum: earlier updates stay as they are"),
+        (["method=inflora", "+method.olora={}"], r"method\.inflora fixes every A"),
+        (
+            ["method=frozen", "scenario=class_incremental", "method.trained_classes=task", "+method.ewc={}"],
+            "no later task trains an earlier class",
+        ),
         (
             ["method=lora", "method.factor_tasks=2", "+method.ewc={}"],
             r"method\.factor_tasks=2: the factors stop to learn",

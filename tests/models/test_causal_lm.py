@@ -1,6 +1,8 @@
 """A decoder's loss, likelihoods and answers, against transformers on unpadded rows and the naive computation."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -145,6 +147,19 @@ def test_what_is_written_is_transformers_greedy_generation(case) -> None:
         mask = torch.ones_like(ids)
         whole = plain.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=4, pad_token_id=0)
         assert text == tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_what_a_folder_says_of_generation_changes_no_answer(tiny_words, tiny_lm, tmp_path) -> None:
+    folder = shutil.copytree(tiny_lm, tmp_path / "lm")
+    own = {"min_new_tokens": 4, "suppress_tokens": [5, 6, 7], "no_repeat_ngram_size": 1, "num_beams": 3}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    written = []
+    for path in (tiny_lm, folder):
+        config = tiny_words("causal_lm", f"model.path={path}")
+        model = causal_lm.build(config.model)
+        split = model.encode(0, load_stream(config.tasks, 0).tasks[0], "test")
+        written.append(model.write(split[list(range(8))].inputs))
+    assert written[0] == written[1]
 
 
 def test_a_long_text_is_cut_and_question_and_answer_are_not(tiny_words) -> None:

@@ -13,9 +13,10 @@ from clora_exp import loop
 from clora_exp.adapters.active import BASE, answering
 from clora_exp.compose import compose_experiment
 from clora_exp.config import ExperimentConfig
-from clora_exp.errors import DataError
+from clora_exp.errors import DataError, ModelError
 from clora_exp.methods.base import Method
 from clora_exp.models import vision_encoder
+from clora_exp.models.prompts import Told
 from clora_exp.reports.terminal import Terminal
 from clora_exp.tasks.stream import Example, TaskStream, load_stream
 
@@ -108,6 +109,36 @@ def test_features_are_what_transformers_alone_gives(pooling, config, vit) -> Non
         hidden = alone(**batch.inputs).last_hidden_state
         expected = hidden[:, 0] if pooling == "cls" else hidden[:, 1:].mean(1)
         torch.testing.assert_close(method.model.features(batch.inputs), expected, rtol=0, atol=1e-5)
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+
+
+def test_patches_alone_are_averaged_where_registers_stand_before_them(images, tmp_path) -> None:
+    folder, config = tmp_path / "dino", transformers.Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2)
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(folder)
+    crop = {"height": 16, "width": 16}
+    transformers.BitImageProcessor(size={"shortest_edge": 20}, crop_size=crop).save_pretrained(folder)
+    words = ["model=vit", f"model.path={folder}", "model.vision_encoder.pooling=mean"]
+    composed = compose_experiment(["method=frozen", *words, "tasks=files", f"tasks.path={images}"])
+    model = Method(composed, _stream(composed)).model
+    inputs = model.inputs_of(model.probe([]), Told("", "", ()))
+    assert inputs["pixel_values"].shape[1:] == (3, 16, 16)
+    with torch.inference_mode():
+        hidden = model.backbone(**inputs).last_hidden_state
+        assert hidden.shape[1] == 1 + 4 + 4
+        torch.testing.assert_close(model.features(inputs), hidden[:, 5:].mean(1))
+
+
+def test_a_model_without_a_class_token_says_what_to_pool(images, tmp_path) -> None:
+    folder = tmp_path / "siglip"
+    transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIZES, intermediate_size=64)).save_pretrained(
+        folder
+    )
+    transformers.SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    composed = compose_experiment(["model=vit", f"model.path={folder}", "tasks=files", f"tasks.path={images}"])
+    with pytest.raises(ModelError, match=r"pooling=cls: .* is a Siglip.*, without a class token; have: mean"):
+        vision_encoder.build(composed.model)
 
 
 def test_an_image_that_cannot_be_read_is_named(config, images) -> None:

@@ -206,6 +206,17 @@ def test_equal_data_in_another_folder_is_the_same_run(folder, tmp_path) -> None:
     assert digest(moved) != before
 
 
+def test_labels_lose_the_spaces_around_them_and_those_that_look_alike_are_a_warning(folder) -> None:
+    rows = "".join(f"text {i},{label}\n" for i, label in enumerate(["red", "red ", " Red", "blue"] * 3))
+    for split in ("train", "test"):
+        for path in (folder / "legal").glob(f"{split}.*"):
+            path.unlink()
+        (folder / "legal" / f"{split}.csv").write_text("text,label\n" + rows)
+    legal = next(task for task in stream_of(folder) if task.name == "legal")
+    assert sorted(legal.labels) == ["Red", "blue", "red"]
+    assert "warning: labels 'Red' and 'red' differ in case or spaces alone" in legal.notes
+
+
 def test_notes_are_no_part_of_a_split_s_fingerprint(folder) -> None:
     task = stream_of(folder).tasks[0]
     assert Task(**{**vars(task), "notes": ["another"]}).sha256 == task.sha256

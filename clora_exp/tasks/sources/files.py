@@ -200,10 +200,13 @@ def _read(path: Path, columns: Columns, config: Config, prefix: str) -> dict[tup
     ids: dict[tuple[str, str, str], int] = {}
     for number, (line, row) in enumerate(tables.rows(path, problems, wanted), 1):
         text, label = _word(row, columns.text), _word(row, columns.label)
+        label = label if columns.is_free_form else label.strip()
         task, split = _word(row, columns.task), _word(row, columns.split)
         for name, value in ((columns.text, text), (columns.label, label), (columns.task, task), (columns.split, split)):
             if name and not value.strip():
                 problems.add(f"no {name}", line, f"no {name}" if name not in row else f"{name} is empty")
+            elif name and isinstance(row.get(name), (list, dict)):
+                problems.add(f"kind of {name}", line, f"{name} is a {type(row[name]).__name__}, no text or number")
         if columns.split and split and split.lower() not in SPLIT_WORDS:
             problems.add("split", line, unknown("split", split, SPLIT_WORDS))
         key = (task, SPLIT_WORDS.get(split.lower(), ""))
@@ -227,6 +230,8 @@ def _word(row: Mapping[str, Any], column: str | None) -> str:
             return ""
         case bool():
             return str(value).lower()
+        case float() if value != value:  # what pandas makes of a gap
+            return ""
         case float() if value.is_integer():  # what pandas makes of integers in a column with a gap
             return str(int(value))
         case _:
@@ -251,6 +256,7 @@ def _task(
             leaks = _leaks(splits["train"], splits["test"])
     notes += leaks
     labels = [] if is_free_form else in_order(example.label for example in parts["train"].examples)
+    notes += _alike(labels)
     return Task(name, "", "", "", labels, splits["train"], splits["validation"], splits["test"], notes)
 
 
@@ -293,6 +299,13 @@ def _leaks(train: list[Example], test: list[Example]) -> list[str]:
     if not found:
         return []
     return [f"warning: {len(found)} of {len(test)} test {what} stand in train too, the first is {found[0].id}"]
+
+
+def _alike(labels: list[str]) -> list[str]:
+    """Return a warning where labels differ in case or spaces alone."""
+    seen: dict[str, str] = {}
+    pairs = [(seen.setdefault("".join(label.lower().split()), label), label) for label in labels]
+    return [f"warning: labels {a!r} and {b!r} differ in case or spaces alone" for a, b in pairs if a != b]
 
 
 def _content(example: Example) -> str:
