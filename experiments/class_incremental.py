@@ -37,7 +37,6 @@ METHODS = [
     "sdlora",
     "inflora",
     "lora_per_task",
-    "lora_per_task method.rank=2",
     "clora",
     "clora_gated",
     "clora_gated method.rank=2",

@@ -81,7 +81,8 @@ def trials(method: str, precision: str) -> list[dict[str, str | float]]:
 def trial(method: str, setting: str, precision: str) -> dict[str, float]:
     """Run one setting on validation data and return its metrics."""
     fixed = [f"trainer.precision={precision}", "eval_split=validation"]
-    overrides = [f"method={method}", *setting.split(), *fixed]
+    heads = [] if "head_learning_rate" in setting else ["method.head_learning_rate=null"]  # whatever was chosen before
+    overrides = [f"method={method}", *setting.split(), *heads, *fixed]
     command = f"python run.py {' '.join(overrides)}"
     metrics = run(compose_experiment([*overrides, "report=false"]), command, Terminal(interval_s=60)).read().metrics
     names = (CRITERION, "learning_accuracy", "forgetting")
