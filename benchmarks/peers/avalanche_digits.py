@@ -6,8 +6,8 @@ is answered by a line: the accuracy on every task after the last, and the millis
     python3 -m venv avalanche-env
     avalanche-env/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0
     avalanche-env/bin/pip install --no-deps avalanche-lib==0.6.0 torchvision==0.28.0
-    avalanche-env/bin/pip install scikit-learn quadprog qpsolvers dill torchmetrics pytorchcv kornia gdown wandb \
-        tensorboard psutil gputil setproctitle
+    avalanche-env/bin/pip install matplotlib scikit-learn quadprog qpsolvers dill torchmetrics pytorchcv kornia gdown \
+        wandb tensorboard psutil gputil setproctitle
 
 then `python benchmarks/methods.py --peer avalanche-env/bin/python`, with this project's own python.
 """
