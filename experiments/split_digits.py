@@ -189,7 +189,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             color = "#c1440e" if method.startswith("clora") else "#1f3b5c"
             axes.plot(100 * of["average_accuracy"], np.full(len(of), y), "|", color=color, ms=9, mew=1.6)
         axes.set_yticks(range(len(ordered)), [method for method, _ in ordered])
-        axes.set_xlim(0, 101)
+        axes.set_xlim(10 * (100 * of_scenario["average_accuracy"].min() // 10), 100.5)
         axes.set_xlabel("accuracy over all tasks in the end, %")
         axes.set_title(scenario.replace("_", "-"), fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
