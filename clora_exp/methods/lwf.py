@@ -39,7 +39,7 @@ class LwF(Strategy):
     """Keeps nothing between tasks; in a session the old logits of each training example."""
 
     source: ClassVar[str] = "Li & Hoiem 2016, 1606.09282"
-    step_cost: ClassVar[str] = "flat; one head more a task"
+    step_cost: ClassVar[str] = "grows: one head an earlier task"
     task_cost: ClassVar[str] = "a forward pass over its examples"
     trains_earlier_heads: ClassVar[bool] = True
     needs_heads: ClassVar[bool] = True
