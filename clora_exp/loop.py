@@ -28,7 +28,7 @@ from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict, seed_everything
 from clora_exp.tasks.scenario import Scenario
-from clora_exp.tasks.stream import load_stream
+from clora_exp.tasks.stream import TaskStream, load_stream
 
 log = logging.getLogger("clora_exp")
 
@@ -40,12 +40,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
 
     A finished run is printed, not repeated; an unfinished one goes on after its last finished task.
     """
-    check_strategies(config)
-    stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
-    Scenario(config.scenario, stream)  # refuses a stream that does not fit before weights are made
-    stream = stream.thinned(config.eval_split, config.trainer.max_eval_examples)
-    make_weights(config.model, terminal.making)
-    model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)
+    stream, model_sha256 = ingredients(config, terminal)
     folder = RunDirectory(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite:
         return conclude(folder, terminal)
@@ -59,8 +54,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     folder.prepare(command, describe_environment(stream, model_sha256, device))
     progress, state = folder.load_progress()
     scenario = method.scenario
-    plan = [s for s in sessions(config.method.protocol, len(stream)) if s.t >= progress.num_tasks_done]
-    plan = [s._replace(measured=[j for j in s.measured if scenario.can_answer(j, s.t + 1)]) for s in plan]
+    plan = [s for s in sessions(config.method.protocol, scenario) if s.t >= progress.num_tasks_done]
     first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)]
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
     answers: Answers = {}
@@ -107,6 +101,16 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     return conclude(folder, terminal)
 
 
+def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:
+    """Return the tasks and the SHA-256 of the model; what does not fit together is refused before weights are made."""
+    check_strategies(config)
+    stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
+    Scenario(config.scenario, stream)
+    make_weights(config.model, terminal.making)
+    model_sha256 = discovery.model_kinds.load(config.model.kind).identity(config.model)
+    return stream.thinned(config.eval_split, config.trainer.max_eval_examples), model_sha256
+
+
 class Plan(NamedTuple):
     """One session: its index t, the tasks learned in it together, the tasks measured after it."""
 
@@ -115,12 +119,13 @@ class Plan(NamedTuple):
     measured: list[int]
 
 
-def sessions(protocol: str, num_tasks: int) -> list[Plan]:
-    """Return the sessions of a run: a task each, or with joint one for all of them."""
-    every = list(range(num_tasks))
+def sessions(protocol: str, scenario: Scenario) -> list[Plan]:
+    """Return the sessions of a run: a task each, or with joint one for all; measured is what can be answered then."""
+    every = list(range(len(scenario.stream)))
     if protocol == "joint":
-        return [Plan(num_tasks - 1, every, every)]
-    return [Plan(t, [t], [t] if protocol == "single" else every) for t in every]
+        return [Plan(every[-1], every, every)]
+    own = protocol == "single"
+    return [Plan(t, [t], [t] if own else [j for j in every if scenario.can_answer(j, t + 1)]) for t in every]
 
 
 def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:

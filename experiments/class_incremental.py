@@ -21,7 +21,7 @@ from clora_exp.evaluation.statistics import mcnemar
 from clora_exp.files import write_atomically
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
-from clora_exp.reports.words import size
+from clora_exp.reports.words import markdown_row, p_value, size
 
 FOLDER = Path(__file__).parent.parent / "results" / "methods" / "class_incremental"
 STREAMS = {
@@ -124,7 +124,7 @@ def page(rows: pd.DataFrame, options: str) -> str:
         heads = ["method", "in the end, %", "incremental, %", "right after learning, %", "task identified, %"]
         lines += [f"## {stream}\n", f"{words[0].upper()}{words[1:]}.\n"]
         heads += ["then right, %", "bytes", "the last task's", "kept", "p"]
-        lines += [_row(heads), "|" + " --- |" * len(heads)]
+        lines += [markdown_row(heads), "|" + " --- |" * len(heads)]
         lines += [_line(method, of) for method, of in _ordered(rows, stream)] + [""]
     return "\n".join(lines)
 
@@ -141,8 +141,10 @@ def _line(method: str, of: pd.DataFrame) -> str:
     cells = [f"{100 * of[name].mean():.1f}" if of[name].notna().all() else "–" for name in names]
     kept = of["kept_bytes"].mean()
     sizes = [size(of[name].mean()) for name in ("answering_bytes", "last_task_bytes")]
-    p_values = [f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" for p in of["p_against_best"].dropna()]
-    return _row([f"`{_short(method)}`", *cells, *sizes, size(kept) if kept else "–", ", ".join(p_values) or "–"])
+    p_values = [p_value(p) for p in of["p_against_best"].dropna()]
+    return markdown_row(
+        [f"`{_short(method)}`", *cells, *sizes, size(kept) if kept else "–", ", ".join(p_values) or "–"]
+    )
 
 
 def _short(method: str) -> str:
@@ -194,10 +196,6 @@ def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
         axes.annotate(
             "\n".join(names), (x, y), **side, textcoords="offset points", fontsize=8, va="center", bbox=box, zorder=2
         )
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

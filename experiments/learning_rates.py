@@ -104,8 +104,8 @@ def page(table: pd.DataFrame, precision: str) -> str:
         "Four trials a method, seed 0, on the validation split (about 350 examples a task). The measure is the",
         "accuracy at the end, averaged over the tasks, which rewards both learning and keeping; of the trials within",
         "0.01 of the best, which is noise, the one with the highest accuracy right after learning is bold and is the",
-        "method's default. `joint`, `single` and what is not here take `lora`'s rates. Heads learn at 1e-2",
-        "where nothing else is said.\n",
+        "method's default. `joint`, `single` and what is not here take `lora`'s rates, `progressive` those of",
+        "`lora_per_task`, untuned. Heads learn at 1e-2 where nothing else is said.\n",
         "| method | setting | at the end | right after learning | forgetting |",
         "| --- | --- | --- | --- | --- |",
     ]

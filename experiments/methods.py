@@ -19,7 +19,7 @@ from clora_exp.evaluation.statistics import mcnemar
 from clora_exp.files import write_atomically
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
-from clora_exp.reports.words import signed, size, threads
+from clora_exp.reports.words import markdown_row, p_value, signed, size, threads
 from clora_exp.runs import StoredRun
 
 ROOT = Path(__file__).parent.parent
@@ -155,13 +155,13 @@ def comparison(runs: Runs) -> str:
     """Return the table of the README: each method's matrix from the diagonal down, and its metrics, over the seeds."""
     tasks = next(iter(runs.values()))[0].matrix.tasks
     heads = ["method", *tasks, "right after learning", "at the end", "forgetting", "bytes a task"]
-    lines = [_row(heads), "|" + " --- |" * len(heads)]
+    lines = [markdown_row(heads), "|" + " --- |" * len(heads)]
     for method, of_method in runs.items():
         values = np.stack([stored.matrix.values for stored in of_method]).mean(axis=0)
         cells = [" → ".join(f"{v:.3f}" for v in values[j + 1 :, j] if not np.isnan(v)) for j in range(len(tasks))]
         cost = of_method[0].costs["adapter_bytes"].iloc[-1]
         measures = [_spread(of_method, m) for m in ("learning_accuracy", "average_accuracy", "forgetting")]
-        lines.append(_row([f"`{method}`", *cells, *measures, size(cost)]))
+        lines.append(markdown_row([f"`{method}`", *cells, *measures, size(cost)]))
     num_seeds, stored = len(next(iter(runs.values()))), runs["frozen"][0]
     examples = ", ".join(f"{n} {task}" for task, n in _examples(stored).items())
     seeds = "One seed." if num_seeds == 1 else f"Means over {num_seeds} seeds, ± their standard deviation."
@@ -211,20 +211,16 @@ def _tests_in_words(tests: pd.DataFrame) -> str:
 
 def _table_of_tests(tests: pd.DataFrame) -> str:
     tasks = list(dict.fromkeys(tests["task"]))
-    lines = [_row(["method", *tasks]), "|" + " --- |" * (1 + len(tasks))]
+    lines = [markdown_row(["method", *tasks]), "|" + " --- |" * (1 + len(tasks))]
     for method, rows in tests.groupby("method", sort=False):
         cells = []
         for task in tasks:
             of_task = rows[rows["task"] == task]
-            text = f"{signed(of_task['difference'].mean(), 3)} (p {', '.join(_p(p) for p in of_task['p_value'])})"
+            text = f"{signed(of_task['difference'].mean(), 3)} (p {', '.join(p_value(p) for p in of_task['p_value'])})"
             is_better = (of_task["p_value"] < 0.05).all() and (of_task["difference"] > 0).all()
             cells.append(f"**{text}**" if is_better else text)
-        lines.append(_row([f"`{method}`", *cells]))
+        lines.append(markdown_row([f"`{method}`", *cells]))
     return "\n".join(lines)
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
 def _spread(of_method: list[StoredRun], name: str) -> str:
@@ -246,10 +242,6 @@ def _seconds(stored: StoredRun) -> float:
 def _examples(stored: StoredRun) -> dict[str, int]:
     frame = read_predictions(stored.path / "predictions.csv.gz")
     return {task: int(((frame["after"] == "init") & (frame["task"] == task)).sum()) for task in stored.matrix.tasks}
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from clora_exp.compose import CONF, compose_experiment
 from clora_exp.files import write_atomically
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
-from clora_exp.reports.words import size
+from clora_exp.reports.words import markdown_row, size
 from clora_exp.runs import StoredRun
 
 FOLDER = Path(__file__).parent.parent / "results" / "methods" / "split_digits"
@@ -132,7 +132,7 @@ def page(rows: pd.DataFrame, seeds: list[int], notes: str) -> str:
         heads = ["method", "in the end, %", "band", "", "right after learning", "forgetting"]
         heads += ["task identified", "then right"] if is_class else []
         heads += ["bytes", "kept"]
-        lines += [f"## {scenario.replace('_', '-')}\n", _row(heads), "|" + " --- |" * len(heads)]
+        lines += [f"## {scenario.replace('_', '-')}\n", markdown_row(heads), "|" + " --- |" * len(heads)]
         lines += [_line(scenario, method, of) for method, of in _ordered(of_scenario)] + [""]
         if is_class:
             why = {method: band(scenario, method)[2] for method in of_scenario["method"].unique()}
@@ -161,7 +161,7 @@ def _line(scenario: str, method: str, of: pd.DataFrame) -> str:
     if scenario == "class_incremental":
         cells += [_spread(of, "task_identification", 100, 1), _spread(of, "within_task_accuracy", 100, 1)]
     kept = of["kept_bytes"].mean()
-    return _row([*cells, size(of["answering_bytes"].mean()), size(kept) if kept else "–"])
+    return markdown_row([*cells, size(of["answering_bytes"].mean()), size(kept) if kept else "–"])
 
 
 def _spread(of: pd.DataFrame, name: str, factor: float, decimals: int) -> str:
@@ -197,10 +197,6 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -174,10 +174,10 @@ def _table(processor: Any, channels: int) -> np.ndarray:
 
 
 def _num_prefix(backbone: Any) -> int:
-    """Return how many tokens stand before the patches: one for the class, unless there is none, and registers."""
-    names = [name.rpartition(".")[2] for name, _ in backbone.named_parameters()]
-    has_class = any(name in ("cls_token", "class_embedding") for name in names)
-    return has_class + getattr(backbone.config, "num_register_tokens", 0)
+    """Return how many tokens stand before the patches: for the class, for DeiT's distillation, and registers."""
+    names = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
+    own = names & {"cls_token", "class_embedding", "distillation_token"}
+    return len(own) + getattr(backbone.config, "num_register_tokens", 0)
 
 
 def _mode(config: Any) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from clora_exp.files import write_atomically
 from clora_exp.reports.figures import draw_all
-from clora_exp.reports.words import METRICS, duration, number, sentence, signed, size, threads
+from clora_exp.reports.words import METRICS, duration, markdown_row, number, sentence, signed, size, threads
 from clora_exp.runs import FILES, StoredRun, read_run
 
 CAPTIONS = {
@@ -81,12 +81,12 @@ def _what_ran(run: StoredRun) -> str:
 
 
 def _matrix(run: StoredRun) -> str:
-    lines = [_row(["after", *run.matrix.tasks]), _rule(1 + len(run.matrix.tasks))]
+    lines = [markdown_row(["after", *run.matrix.tasks]), _rule(1 + len(run.matrix.tasks))]
     for i, name in enumerate(run.matrix.rows):
         if np.isnan(run.matrix.values[i]).all():
             continue
         label = "before training" if i == 0 else "all tasks" if run.protocol == "joint" else name
-        lines.append(_row([label, *(_cell(run, i, j) for j in range(len(run.matrix.tasks)))]))
+        lines.append(markdown_row([label, *(_cell(run, i, j) for j in range(len(run.matrix.tasks)))]))
     return "\n".join(lines) + "\n\nBold: just learned. In brackets: the change since the row above."
 
 
@@ -101,19 +101,19 @@ def _cell(run: StoredRun, i: int, j: int) -> str:
 
 
 def _metrics(run: StoredRun) -> str:
-    lines = [_row(["metric", "value", "in words"]), _rule(3)]
+    lines = [markdown_row(["metric", "value", "in words"]), _rule(3)]
     for name, metric in run.metrics.items():
         value = "–" if metric.value is None else number(name, metric.value)
         words = METRICS[name] if metric.value is not None else f"{METRICS[name]}; undefined: {metric.reason}"
-        lines.append(_row([f"`{name}`", value, words]))
+        lines.append(markdown_row([f"`{name}`", value, words]))
     return "\n".join(lines) + "\n\nThe definitions and their sources are in `clora_exp/evaluation/metrics.py`."
 
 
 def _answers(run: StoredRun) -> str:
     """Return what a language model wrote in the end, greedily, beside what would have been right."""
-    lines = [_row(["task", "prompt", "right", "written"]), _rule(4)]
+    lines = [markdown_row(["task", "prompt", "right", "written"]), _rule(4)]
     for row in run.answers:
-        lines.append(_row([_one_line(row[name]) for name in ("task", "prompt", "right", "written")]))
+        lines.append(markdown_row([_one_line(row[name]) for name in ("task", "prompt", "right", "written")]))
     return "\n".join(lines) + "\n\nExamples spread evenly over the held-out split, answered greedily in the end."
 
 
@@ -130,10 +130,10 @@ def _cost(run: StoredRun) -> str:
     counts = "answering_bytes" in run.costs
     heads = ["task", "trainable parameters", "bytes on disk", "learning", "measuring", "peak memory"]
     heads += (["answers all so far"] if counts else []) + (["kept to learn by"] if keeps else [])
-    lines = [_row(heads), _rule(len(heads))]
+    lines = [markdown_row(heads), _rule(len(heads))]
     for cost in run.costs.itertuples():
         lines.append(
-            _row(
+            markdown_row(
                 [
                     str(cost.task),
                     f"{cost.trainable_parameters:,}",
@@ -179,16 +179,12 @@ def _again(run: StoredRun) -> str:
 
 def _files(run: StoredRun) -> str:
     there = [name for name in FILES if name != "report.md" and (run.path / name).exists()]
-    lines = [_row(["file", "what it is"]), _rule(2)]
-    return "\n".join(lines + [_row([f"[{name}]({name})", FILES[name]]) for name in there])
+    lines = [markdown_row(["file", "what it is"]), _rule(2)]
+    return "\n".join(lines + [markdown_row([f"[{name}]({name})", FILES[name]]) for name in there])
 
 
 def _figure(name: str) -> str:
     return f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n*{CAPTIONS[name]}* ([SVG](figures/{name}.svg))"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _rule(num_columns: int) -> str:

@@ -1,5 +1,7 @@
 """Numbers and results in words, the same in the terminal and in the report."""
 
+from collections.abc import Iterable
+
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.runs import StoredRun
 
@@ -74,6 +76,16 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60} m {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} m"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with three decimals, or in powers of ten where that would be 0.000."""
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def threads(count: int) -> str:

@@ -84,7 +84,7 @@ def test_columns_do_not_write_and_a_free_form_task_is_refused_at_once(tiny_words
 
 
 @pytest.mark.parametrize("kind", ["causal_lm", "seq2seq"])
-def test_inflora_sees_no_padding(tiny_words, kind: str, monkeypatch) -> None:
+def test_inflora_sees_no_padding(tiny_words, kind: str) -> None:
     made = Run(tiny_words(kind, "method=inflora", *TRAINED)).method
     task = made.scenario.stream.tasks[0]
     made.before_task(0, task)
