@@ -10,10 +10,10 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import scipy.stats
@@ -29,7 +29,8 @@ from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.models.weights import weights_folder
 from clora_exp.optimizers import warmup_then_linear
-from clora_exp.session import fit, predict, seed_everything
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit, predict
 from clora_exp.tasks.stream import Task, TaskStream, load_stream
 
 PEER = Path(__file__).parent / "peers" / "avalanche_digits.py"
@@ -115,11 +116,10 @@ def hand_over(folder: Path, seeds: Sequence[int], stream: TaskStream) -> None:
         order = []
         for t, task in enumerate(stream):
             split = method.encode(t, task, "train")
-            sampler: Any = split.training_batches(trainer.batch_size, seed_everything(seed, t + 1)).sampler
-            epochs = []
-            for epoch in range(trainer.epochs):
-                sampler.set_epoch(epoch)
-                epochs.append(list(sampler))
+            own = seed_everything(seed, t + 1)
+            loader = split.training_batches(trainer.batch_size, own, trainer.epochs)
+            batches, num = list(cast(Iterable[list[int]], loader.sampler)), split.num_batches(trainer.batch_size)
+            epochs = [batches[i : i + num] for i in range(0, len(batches), num)]
             order.append(epochs)
             num_steps = sum(map(len, epochs))
         (folder / f"order-{seed}.json").write_text(json.dumps(order))

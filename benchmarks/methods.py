@@ -30,8 +30,9 @@ from clora_exp.files import write_atomically
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.models.weights import make_weights
+from clora_exp.randomness import seed_everything
 from clora_exp.reports.terminal import Terminal
-from clora_exp.session import fit, seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import TaskStream, load_stream
 
 FOLDER = Path(__file__).parent.parent / "results" / "benchmarks"

@@ -25,8 +25,9 @@ from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.models.weights import weights_folder
+from clora_exp.randomness import seed_everything
 from clora_exp.reports.terminal import Terminal
-from clora_exp.session import fit, seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
 TASK = 0  # the stream's only one, legal: its texts have a middling length

@@ -24,6 +24,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 # Numbers are numbers: no "3" for 3, no true for 1 (an int where a float is wanted is fine).
 Count = Annotated[int, Strict(), Gt(0)]
+Natural = Annotated[int, Strict(), Ge(0)]
 Seed = Annotated[int, Strict(), Ge(0), Le(2**31)]
 PositiveFloat = Annotated[float, Strict(), Gt(0)]
 NonNegativeFloat = Annotated[float, Strict(), Ge(0)]
@@ -207,6 +208,8 @@ class TrainerConfig:
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
     gradient_checkpointing: Flag = False  # compute activations again in the backward pass: less memory, slower
+    num_workers: Natural = 0  # processes that make batches; the numbers stay the same
+    checkpoint_every: NonNegativeFloat = 30.0  # seconds of a task, and longer where writing takes 2 %; 0: each step
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
@@ -227,6 +230,7 @@ class ExperimentConfig:
     results_dir: str = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
+    reproduce: str | None = None  # the folder of a finished run: run it again as it was recorded, and compare
 
     def __post_init__(self) -> None:
         if self.scenario == "class_incremental" and self.method.protocol == "single":

@@ -1,6 +1,7 @@
 """Writing files so that a reader, or a crash, never sees half of one."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -44,3 +45,10 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half written anywhere below `folder`; nobody else may be writing there."""
+    for path in sorted(folder.rglob(".*"), reverse=True):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name):  # as tempfile names them
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -27,6 +27,7 @@ OPTIONS = [  # what one reaches for first; the rest is in --cfg job
     "eval_split",
     "results_dir",
     "overwrite",
+    "reproduce",
     "method.rank",
     "method.alpha",
     "method.learning_rate",

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM as a flag that is looked at between steps, so that a run ends in order and can be resumed.
 
-Lightning has handlers of its own: on SIGTERM and on Ctrl-C it ends the process, one of them with status 0. Its exits
-(`SystemExit`) become `Interrupted` here.
+In training the flag is looked at between optimiser steps, by who keeps the session's checkpoint: what has been learned
+is written first. A `SystemExit` of Lightning's, from a second Ctrl-C, becomes `Interrupted` here.
 """
 
 import signal
@@ -41,18 +41,15 @@ class StopOnSignal(lightning.Callback):
             signal.raise_signal(number)
         self._received = number
 
+    @property
+    def has_come(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self._received is not None:
             raise Interrupted(self._received)
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
-        """Look at the flag before every batch of training."""
-        self.check()
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
-        """Look at the flag before Lightning looks at its own."""
-        self.check()
 
     def on_predict_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         """Look at the flag before every batch of an evaluation."""

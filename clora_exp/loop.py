@@ -10,10 +10,14 @@ The optimiser step is in `session.py`, what a method adds is in `methods/`, what
 import copy
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from pytorch_lightning import Callback
+
 from clora_exp import discovery
+from clora_exp.checkpoints import SessionCheckpoints, num_steps_of, seconds_of
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
@@ -22,28 +26,44 @@ from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
 from clora_exp.models.weights import make_weights
+from clora_exp.progress import Progress
+from clora_exp.randomness import seed_everything
 from clora_exp.reports.progress import Watch
 from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
-from clora_exp.session import device_of, fit, predict, seed_everything
+from clora_exp.session import device_of, fit, predict
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream
 
 log = logging.getLogger("clora_exp")
 
-Answers = dict[int, tuple[str, Predicted]]  # task index → fingerprint of what answered it, its answers
 
-
-def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirectory:
+def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: Sequence[Callback] = ()) -> RunDirectory:
     """Train the method on every task in turn, measure every task after each, and keep it all in the run directory.
 
-    A finished run is printed, not repeated; an unfinished one goes on after its last finished task.
+    A finished run is printed, not repeated; an unfinished one goes on where it was, in the middle of a task too.
+    `callbacks` are Lightning's, of every session and evaluation.
     """
     stream, model_sha256 = ingredients(config, terminal)
     folder = RunDirectory(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite:
         return conclude(folder, terminal)
+    with folder.held(command):
+        if folder.status != "done" or config.overwrite:  # another process may have ended it just now
+            learn(config, stream, folder, command, terminal, callbacks)
+        return conclude(folder, terminal)
+
+
+def learn(
+    config: ExperimentConfig,
+    stream: TaskStream,
+    folder: RunDirectory,
+    command: str,
+    terminal: Terminal,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Do what is left of a run, in its folder."""
     device = device_of(config.trainer)
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)
@@ -51,15 +71,18 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
     terminal.method(method)
     train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
     held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
-    folder.prepare(command, describe_environment(stream, model_sha256, device))
+    folder.prepare(command, describe_environment(stream, folder.model_sha256, device))
     progress, state = folder.load_progress()
+    begun = folder.load_session(progress)
     scenario = method.scenario
     plan = [s for s in sessions(config.method.protocol, scenario) if s.t >= progress.num_tasks_done]
     first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)]
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
-    answers: Answers = {}
 
-    with folder.running(), StopOnSignal() as stop, terminal.watching(config.trainer, [stop]) as watch:
+    stop = StopOnSignal()
+    keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
+
+    with folder.running(), stop, terminal.watching(config.trainer, [keep, stop, *callbacks]) as watch:
         splits = [
             train[s.t] if s.learned == [s.t] else JointSplit(train, is_mixed=not scenario.knows_task) for s in plan
         ]
@@ -67,9 +90,9 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
         if state is not None:
             method.load_state_dict(state)
-            terminal.resumed(progress.matrix, progress.num_tasks_done)
+            terminal.resumed(progress.matrix, progress.num_tasks_done, num_steps_of(begun))
         else:
-            progress.add_row("init", 0, *evaluate(method, held_out, first, config, answers, watch))
+            progress.add_row("init", 0, *evaluate(method, held_out, first, config, progress, watch))
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
 
@@ -79,12 +102,13 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
             if start is not None:
                 method.load_state_dict(copy.deepcopy(start))
             log.info("learning %s", what)
-            cost = CostMeter(device)
+            cost = CostMeter(device, seconds_of(begun))
             method.before_task(t, task)
-            steps = fit(method, split, what, config.trainer, seed, watch.learning(what, split))
+            steps = fit(method, split, what, config.trainer, seed, watch.learning(what, split), begun)
+            begun = None
             cost.has_trained(method.num_trainable())
             method.after_task(t, task)
-            predicted, seconds = evaluate(method, held_out, measured, config, answers, watch)
+            predicted, seconds = evaluate(method, held_out, measured, config, progress, watch)
             progress.add_steps(what, steps)
             progress.add_row(task.name, t + 1, predicted, seconds)
             progress.num_tasks_done = t + 1
@@ -98,7 +122,6 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal) -> RunDirect
         folder.save_samples(method.samples(held_out))
         folder.finish(progress)
     stop.check()  # a signal that came in the very end ends a sweep
-    return conclude(folder, terminal)
 
 
 def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:
@@ -130,6 +153,7 @@ def sessions(protocol: str, scenario: Scenario) -> list[Plan]:
 
 def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
     """Write the report of a finished run where it is wanted and not there yet, and print the result."""
+    folder.drop_checkpoint()
     if folder.config.report and not (folder.path / "report.md").exists():
         write_report(folder.path)
     terminal.finished(folder)
@@ -141,7 +165,7 @@ def evaluate(
     splits: list[EncodedSplit],
     tasks: Iterable[int],
     config: ExperimentConfig,
-    answers: Answers,
+    progress: Progress,
     watch: Watch,
 ) -> tuple[dict[int, Predicted], float]:
     """Return the answers to every task asked for, and the seconds it took.
@@ -149,11 +173,13 @@ def evaluate(
     A task whose deciding parameters have not changed since its last evaluation keeps its answers.
     """
     started = time.perf_counter()
+    answers: dict[int, Predicted] = {}
     for t in tasks:
         fingerprint = method.fingerprint(t)
-        if t in answers and answers[t][0] == fingerprint:
+        if progress.answered_by.get(t) == fingerprint:
             watch.skip(splits[t])
+            answers[t] = progress.last_answers(t)
         else:
-            callbacks = watch.measuring(method.task_names[t], splits[t])
-            answers[t] = (fingerprint, predict(method, splits[t], config.trainer, callbacks))
-    return {t: answers[t][1] for t in tasks}, time.perf_counter() - started
+            answers[t] = predict(method, splits[t], config.trainer, watch.measuring(method.task_names[t], splits[t]))
+            progress.answered_by[t] = fingerprint
+    return answers, time.perf_counter() - started

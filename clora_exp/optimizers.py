@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -72,3 +73,20 @@ class CombinedOptimizer(Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def with_numbers(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimiser's state with parameters' numbers as keys again: in a file they are strings."""
+    if "parts" in state:
+        return {"parts": [with_numbers(part) for part in state["parts"]]}
+    return state | {"state": {int(number): of_parameter for number, of_parameter in state["state"].items()}}
+
+
+def two_groups(backbone: nn.Module) -> list[dict[str, Any]]:
+    """Return two groups: matrices, and biases and norms, which weight decay leaves alone."""
+    matrices = [p for p in backbone.parameters() if p.ndim > 1]
+    others = [p for p in backbone.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "optimizer": "adamw"},
+        {"params": others, "optimizer": "adamw", "weight_decay": 0.0},
+    ]

@@ -11,7 +11,8 @@ results/runs/<tasks>/<method>/<hash8>-s<seed>/
   run.log                what happened when
   adapters/<task>/       what answered the task when it had just been learned; peft/ the same as a plain PEFT LoRA
   report.md, figures/    the run as a page, see reports/run.py
-  checkpoint/            what the next task needs; gone when the run is done
+  checkpoint/            what the next task needs, and how far the session at hand is; gone when the run is done
+  .lock, .holder.json    which process writes the run
 """
 
 import dataclasses
@@ -19,14 +20,13 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from safetensors.torch import save as save_tensors
 
@@ -35,30 +35,28 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
-from clora_exp.evaluation.matrix import AccuracyMatrix
-from clora_exp.evaluation.metrics import Metric, metrics_of_run
-from clora_exp.evaluation.written import Predicted, Written, free_form_scores
-from clora_exp.files import folder_written_atomically, write_atomically
+from clora_exp.files import folder_written_atomically, remove_unfinished, write_atomically
+from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
-from clora_exp.models.language import LanguageConfig
+from clora_exp.progress import Progress
 from clora_exp.runs import StoredRun, read_run, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream
 
-if TYPE_CHECKING:  # reading a run needs no Lightning
-    from clora_exp.session import Step
-
 log = logging.getLogger("clora_exp")
 
-NOT_IN_HASH = (
+CHECKPOINT_FORMAT = 2
+GOES_ON = "what was finished is kept, and the same command goes on when this is mended"
+NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
     "seed",
     "results_dir",
     "overwrite",
     "report",
-)  # what does not change the numbers, and what a seed average spans
-
-
+    "reproduce",
+    "trainer.num_workers",
+    "trainer.checkpoint_every",
+)
 SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
     "scenario": "task_incremental",
     "method.composition": "own",
@@ -72,100 +70,6 @@ SINCE = {  # fields that came when there were runs already, with what those did:
 }
 
 
-class Progress:
-    """How far a run is: what resume starts from, and what every result file is made from."""
-
-    def __init__(self, scenario: Scenario, config: ExperimentConfig) -> None:
-        self.scenario, self.stream, self.split = scenario, scenario.stream, config.eval_split
-        self.protocol = config.method.protocol
-        settings = config.model.settings
-        self.answers_untrained = isinstance(settings, LanguageConfig)
-        self.free_form_score = settings.free_form_score if isinstance(settings, LanguageConfig) else ""
-        self.matrix = AccuracyMatrix(self.stream.names)
-        self.num_tasks_done = 0
-        self.predicted: dict[tuple[int, int], Predicted] = {}  # (row, task) → answers
-        self.history: list[dict[str, Any]] = []  # rows of metrics.csv
-        self.costs: list[TaskCost] = []
-
-    def add_row(self, after: str, i: int, predicted: Mapping[int, Predicted], seconds: float) -> None:
-        """Enter row i of the matrix, from the answers to the tasks that were evaluated."""
-        for t, answers in predicted.items():
-            task = self.stream.tasks[t]
-            self.predicted[i, t] = answers
-            scores = self._scores(t, answers)
-            accuracy = scores[self.free_form_score if task.is_free_form else "accuracy"]
-            self.matrix.values[i, t] = accuracy
-            self.history += [_row(task.name, f"{n} after {after}", v, i, seconds) for n, v in scores.items()]
-
-    def _scores(self, t: int, answers: Predicted) -> dict[str, float]:
-        """Return the accuracy of answers to task t, or of a free-form task every score."""
-        labels = [example.label for example in self.stream.tasks[t].split(self.split)]
-        if isinstance(answers, Written) and self.stream.tasks[t].is_free_form:
-            return free_form_scores(answers, labels)
-        names = predictions.names_of(self.scenario, t, answers)
-        return {"accuracy": float(np.mean([name == label for name, label in zip(names, labels, strict=True)]))}
-
-    def _free_form_scores(self) -> dict[str, float]:
-        """Return the free-form tasks' scores after the last task, means over the tasks; none where there are none."""
-        last = [(t, a) for (i, t), a in self.predicted.items() if i == len(self.stream) and isinstance(a, Written)]
-        each = [self._scores(t, answers) for t, answers in last if self.stream.tasks[t].is_free_form]
-        return {name: float(np.mean([scores[name] for scores in each])) for name in (each[0] if each else {})}
-
-    def add_steps(self, task: str, steps: "list[Step]") -> None:
-        """Enter the training curve of a session."""
-        self.history += [_row(task, "train_loss", s.loss, s.step, s.seconds) for s in steps]
-
-    def frame(self) -> pd.DataFrame:
-        """Return every answer, see `evaluation/predictions.py`."""
-        return predictions.to_frame(self.scenario, self.split, self.predicted)
-
-    def metrics(self) -> dict[str, Metric]:
-        """Return the metrics of what there is."""
-        identified = None
-        if self.scenario.grows and self.num_tasks_done == len(self.stream):
-            classes = {label: task.name for task in self.stream for label in task.labels}
-            identified = predictions.identified(self.frame(), classes)
-        num_examples = np.array([len(task.split(self.split)) for task in self.stream])
-        return metrics_of_run(
-            self.matrix,
-            scenario=self.scenario.kind,
-            protocol=self.protocol,
-            num_examples=num_examples,
-            identified=identified,
-            answers_untrained=self.answers_untrained,
-            written=self._free_form_scores(),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values."""
-        predicted = {
-            f"{i} {t}": a.state_dict() if isinstance(a, Written) else torch.from_numpy(a).to(torch.int32)
-            for (i, t), a in self.predicted.items()
-        }
-        return {
-            "matrix": self.matrix.to_csv(),
-            "num_tasks_done": self.num_tasks_done,
-            "predicted": predicted,
-            "history": self.history,
-            "costs": [dataclasses.asdict(cost) for cost in self.costs],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.matrix = AccuracyMatrix.from_csv(state["matrix"])
-        self.num_tasks_done = state["num_tasks_done"]
-        for key, answers in state["predicted"].items():
-            i, t = map(int, key.split())
-            is_written = isinstance(answers, dict)
-            self.predicted[i, t] = Written.from_state(answers) if is_written else answers.numpy().astype(np.int64)
-        self.history = state["history"]
-        self.costs = [TaskCost(**cost) for cost in state["costs"]]
-
-
-def _row(task: str, metric: str, value: float, step: int, seconds: float) -> dict[str, Any]:
-    return {"task": task, "metric": metric, "value": value, "step": step, "seconds": round(seconds, 3)}
-
-
 class RunDirectory:
     """One run's folder."""
 
@@ -177,6 +81,7 @@ class RunDirectory:
         root = Path(config.results_dir).expanduser()
         self.path = root / config.tasks.name / config.method.name / f"{digest}-s{config.seed}"
         self._checkpoint = self.path / "checkpoint" / "state.safetensors"
+        self._session = self.path / "checkpoint" / "session.safetensors"
 
     @property
     def status(self) -> str | None:
@@ -186,16 +91,32 @@ class RunDirectory:
         except (OSError, IndexError):
             return None
 
+    @contextmanager
+    def held(self, command: str) -> Iterator[None]:
+        """Make the folder, anew with `overwrite`, and keep other processes from writing it while the block runs.
+
+        Raises:
+            RunError: the folder cannot be written, or another process writes it.
+        """
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self.path, command))
+            except OSError as error:
+                raise unwritable(self.config.results_dir, error.strerror) from error
+            yield
+
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
-        """Make the folder, anew with `overwrite`, and write what identifies the run.
+        """Write what identifies the run; with `overwrite` what there was before is removed.
 
         Raises:
             RunError: the folder cannot be written.
         """
         try:
-            if self.config.overwrite and self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
+            for path in self.path.iterdir() if self.config.overwrite else ():
+                if path.name not in (LOCK, HOLDER):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            remove_unfinished(self.path)
             self._write("config.yaml", yaml.safe_dump(plain_config(self.config), sort_keys=False, allow_unicode=True))
             self._write("command.txt", command + "\n")
             self._write("environment.json", _json(self._with_earlier(environment)))
@@ -212,27 +133,38 @@ class RunDirectory:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keep STATUS and run.log true while the block runs, however it ends."""
-        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        """Keep STATUS and run.log true while the block runs, however it ends.
+
+        Raises:
+            RunError: a file cannot be written or read, e.g. on a full disk.
+        """
         try:
-            self._write("STATUS", "running\n")
-            yield
-        except (Interrupted, KeyboardInterrupt) as error:
-            self._end("interrupted", str(error) or "stopped by Ctrl-C")
-            raise
-        except BaseException as error:
-            self._end("failed", f"{type(error).__name__}: {error}", exc_info=not isinstance(error, CloraError))
-            raise
-        finally:
-            log.removeHandler(handler)
-            handler.close()
+            handler = _RunLog(self.path / "run.log", encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+            try:
+                self._write("STATUS", "running\n")
+                yield
+            except (Interrupted, KeyboardInterrupt) as error:
+                self._end("interrupted", str(error) or "stopped by Ctrl-C")
+                raise
+            except BaseException as error:
+                is_ours = not isinstance(error, CloraError | OSError)
+                self._end("failed", f"{type(error).__name__}: {error}", exc_info=is_ours)
+                raise
+            finally:
+                log.removeHandler(handler)
+                with suppress(OSError):  # what could not be written is tried once more
+                    handler.close()
+        except OSError as error:
+            raise RunError(f"{_place_of(error, self.path)}; {GOES_ON}") from error
 
     def _end(self, status: str, message: str, exc_info: bool = False) -> None:
-        log.error(message, exc_info=exc_info)
-        self._write("STATUS", f"{status}\n{message}\n")
+        with suppress(OSError):  # on a full disk there is no room for the reason either
+            log.error(message, exc_info=exc_info)
+        with suppress(OSError):
+            self._write("STATUS", f"{status}\n{message}\n")
 
     def load_progress(self) -> tuple[Progress, dict[str, Any] | None]:
         """Return how far the run is and the method's state then; a fresh start where there is no checkpoint.
@@ -241,20 +173,50 @@ class RunDirectory:
             RunError: a checkpoint that cannot be read.
         """
         progress = Progress(self.scenario, self.config)
-        if not self._checkpoint.exists():
+        state = self._read_checkpoint(self._checkpoint)
+        if state is None:
             return progress, None
         try:
-            state = read_state(self._checkpoint)
             progress.load_state_dict(state["progress"])
             return progress, state["method"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(self._checkpoint, error) from error
+
+    def load_session(self, progress: Progress) -> dict[str, Any] | None:
+        """Return how far the session after the tasks that are done is; None where nothing of it has been kept.
+
+        Raises:
+            RunError: a checkpoint that cannot be read.
+        """
+        state = self._read_checkpoint(self._session)
+        return state["session"] if state is not None and state["num_tasks_done"] == progress.num_tasks_done else None
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        try:
+            state = read_state(path)
+            if state["format"] != CHECKPOINT_FORMAT:
+                raise ValueError(f"format {state['format']}, this version reads {CHECKPOINT_FORMAT}")
+            return state
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise RunError(f"{self._checkpoint} cannot be read ({error}); overwrite=true starts again") from error
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, error: Exception) -> RunError:
+        return RunError(f"{path} cannot be read ({error}); overwrite=true starts again")
 
     def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
         """Write the result files, then the checkpoint they can be made again from."""
         self._write_results(progress)
+        state = {"format": CHECKPOINT_FORMAT, "progress": progress.state_dict(), "method": method_state}
         self._checkpoint.parent.mkdir(exist_ok=True)
-        write_state(self._checkpoint, {"progress": progress.state_dict(), "method": method_state})
+        write_state(self._checkpoint, state)
+        self._session.unlink(missing_ok=True)  # of the task that has ended
+
+    def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
+        """Write how far the session at hand is."""
+        state = {"format": CHECKPOINT_FORMAT, "num_tasks_done": progress.num_tasks_done, "session": session}
+        write_state(self._session, state)
 
     def _write_results(self, progress: Progress) -> None:
         self._write("accuracy_matrix.csv", progress.matrix.to_csv())
@@ -317,6 +279,10 @@ class RunDirectory:
         (self.path / "report.md").unlink(missing_ok=True)  # one made of the unfinished run
         log.info("done")
         self._write("STATUS", "done\n")
+        self.drop_checkpoint()
+
+    def drop_checkpoint(self) -> None:
+        """Remove what the next task would need, also where a finished run was killed before it could."""
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
     def read(self) -> StoredRun:
@@ -348,7 +314,8 @@ def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) ->
     """
     plain = plain_config(config)
     for key in NOT_IN_HASH:
-        del plain[key]
+        section, _, name = key.rpartition(".")
+        del (plain[section] if section else plain)[name]
     for key in ("path", "package", "subfolder", "recipe", "hub_id"):
         del plain["model"][key]
     del plain["tasks"]["description"]
@@ -378,3 +345,15 @@ def _plain_number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+class _RunLog(logging.FileHandler):
+    """A log whose trouble is an error of the run, not a traceback on the screen."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise  # what the write raised
+
+
+def _place_of(error: OSError, folder: Path) -> str:
+    """Return where and why: "results/…/state.safetensors: No space left on device"."""
+    return f"{error.filename or folder}: {error.strerror or error}"

@@ -5,7 +5,6 @@ The optimiser step is in here; the loss is `Method.training_loss`.
 """
 
 import logging
-import random
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as lightning
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -23,7 +23,8 @@ from clora_exp.errors import RunError
 from clora_exp.evaluation.written import Predicted, Written
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import Batch, EncodedSplit, JointSplit
-from clora_exp.optimizers import build_optimizer, warmup_then_linear
+from clora_exp.optimizers import build_optimizer, warmup_then_linear, with_numbers
+from clora_exp.randomness import random_state, set_random_state
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
@@ -46,13 +47,50 @@ class Session(lightning.LightningModule):
         self.method, self.t, self.task_name, self.config, self.num_steps = method, t, task_name, config, num_steps
         self.steps: list[Step] = []
         self._losses: list[float] = []
+        self._begun: dict[str, Any] | None = None
         self._started = time.perf_counter()
 
     def configure_optimizers(self) -> Any:
         """Build what the method's parameter groups ask for; they exist only now that the task has begun."""
-        optimizer = build_optimizer(self.method.parameter_groups(self.t), self.config.weight_decay)
-        schedule = warmup_then_linear(optimizer, self.num_steps, self.config.warmup)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self.optimizer = build_optimizer(self.method.parameter_groups(self.t), self.config.weight_decay)
+        self.schedule = warmup_then_linear(self.optimizer, self.num_steps, self.config.warmup)
+        if self._begun is not None:
+            self.optimizer.load_state_dict(with_numbers(self._begun["optimizer"]))
+            self.schedule.load_state_dict(self._begun["schedule"])
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether no batch of an unfinished optimiser step has been seen."""
+        return not self._losses
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return, between two steps, all that the rest of the session depends on beside the method before the task.
+
+        What `before_task` makes is left out: it is made again, from the method's own checkpoint.
+        """
+        return {
+            "t": self.t,
+            "losses": torch.tensor([step.loss for step in self.steps], dtype=torch.float64),
+            "seconds": torch.tensor([step.seconds for step in self.steps], dtype=torch.float64),
+            "method": self.method.session_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random_state(),
+        }
+
+    def go_on(self, begun: dict[str, Any]) -> None:
+        """Take back what `checkpoint` gave, before training; optimiser and generators follow when it starts."""
+        self._begun = begun
+        losses, seconds = begun["losses"].tolist(), begun["seconds"].tolist()
+        self.steps = [Step(i + 1, *pair) for i, pair in enumerate(zip(losses, seconds, strict=True))]
+        self._started = time.perf_counter() - (seconds[-1] if seconds else 0.0)
+        self.method.load_session_state(begun["method"])
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Before the first step draw from where the generators were: what came before has drawn too."""
+        if self._begun is not None and batch_idx == 0:
+            set_random_state(self._begun["random"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -88,24 +126,34 @@ def fit(
     config: TrainerConfig,
     seed: int,
     callbacks: Sequence[lightning.Callback] = (),
+    begun: dict[str, Any] | None = None,
 ) -> list[Step]:
     """Train `method` on the split's task and return its optimiser steps; the method's `before_task` has been called.
+
+    All epochs are one pass of Lightning's, so that a session that has `begun` goes on where its checkpoint was taken.
 
     Raises:
         RunError: the loss became NaN or infinite.
     """
-    batches = split.training_batches(config.batch_size, seed)
-    num_steps = -(-len(batches) // config.accumulate) * config.epochs
+    num_steps = -(-split.num_batches(config.batch_size) * config.epochs // config.accumulate)
     num_steps = min(num_steps, config.max_steps or num_steps)
     session = Session(method, split.task, task_name, config, num_steps)
+    if begun is not None:
+        session.go_on(begun)
+    num_done = len(session.steps)
+    if begun is not None and num_done == num_steps:  # interrupted after its last step
+        set_random_state(begun["random"])
+        return session.steps
     trainer = _trainer(
         config,
         callbacks,
-        max_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
+        max_epochs=1,
+        max_steps=num_steps - num_done,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.gradient_clip,
     )
+    start = num_done * config.accumulate
+    batches = split.training_batches(config.batch_size, seed, config.epochs, start, config.num_workers)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer.fit(session, batches)
@@ -120,7 +168,7 @@ def predict(
     trainer = _trainer(config, callbacks)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        outputs = trainer.predict(session, split.evaluation_batches(config.eval_batch_size))
+        outputs = trainer.predict(session, split.evaluation_batches(config.eval_batch_size, config.num_workers))
     if outputs and isinstance(outputs[0][1], Written):
         return Written.gathered([(rows.cpu().numpy(), written) for rows, written in outputs])
     predicted = np.full(len(split), -1, dtype=np.int64)
@@ -142,20 +190,8 @@ def device_of(config: TrainerConfig) -> torch.device:
         raise RunError(f"trainer.accelerator={config.accelerator}: there is none here; have: auto, cpu") from error
 
 
-def seed_everything(*entropy: int) -> int:
-    """Seed Python, NumPy and torch from a list of numbers; return the seed.
-
-    Every task starts from a seed of its own, so a run that resumes at task t draws what the whole run would have.
-    """
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    return seed
-
-
 def _trainer(config: TrainerConfig, callbacks: Sequence[lightning.Callback], **limits: Any) -> lightning.Trainer:
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator=config.accelerator,
         devices=1,
         precision=config.precision,
@@ -166,5 +202,9 @@ def _trainer(config: TrainerConfig, callbacks: Sequence[lightning.Callback], **l
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[LightningEnvironment()],  # one process, also where a cluster's variables promise more
         **limits,
     )
+    # Signals are ours: Lightning's handlers would end the process, or on a cluster requeue it, on their own terms.
+    setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
+    return trainer

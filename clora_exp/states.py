@@ -93,3 +93,11 @@ def unpack_layers(tensors: dict[str, Tensor], layers: dict[str, list[str]]) -> d
         part = key.split(".")[0]
         state |= {f"{part}/{name}": tensor for name, tensor in zip(names, tensors[key], strict=True)}
     return state
+
+
+def num_bytes(state: Any) -> int:
+    """Return the bytes of the tensors in a state."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    entries = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(num_bytes(entry) for entry in entries)

@@ -60,7 +60,8 @@ class Trials:
 
     def learn(self, method: Method, t: int, config: ExperimentConfig | None = None) -> float:
         """Train task t; return how much its answers change as it ends."""
-        from clora_exp.session import fit, seed_everything
+        from clora_exp.randomness import seed_everything
+        from clora_exp.session import fit
 
         config = config or self.config()
         task = self.stream.tasks[t]

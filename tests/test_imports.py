@@ -11,17 +11,19 @@ import clora_exp
 
 ROOT = Path(clora_exp.__file__).parent
 LAYERS = [  # each may import its own layer and those before it
-    {"errors", "discovery", "files", "__init__"},
+    {"errors", "discovery", "files", "locks", "randomness", "__init__"},
     {"config"},
     {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "help"},
     {"models"},
     {"inference"},
     {"methods"},
-    {"session", "environment", "interrupts", "runs", "saved"},
+    {"session", "environment", "interrupts", "checkpoints", "runs", "saved"},
     {"verification"},
+    {"progress"},
     {"results"},
     {"reports"},
     {"loop"},
+    {"reproduction"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -44,7 +46,7 @@ def _imports(path: Path) -> set[str]:
 def test_imports_point_downwards(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0].removesuffix(".py")
     if path.name == "__main__.py":  # an entry, as run.py is
-        own = "loop"
+        own = "reproduction"
     for name in _imports(path):
         assert LEVEL[name] <= LEVEL[own], f"{own} imports {name}"
 

@@ -19,6 +19,7 @@ from clora_exp.errors import Interrupted, RunError
 from clora_exp.loop import run
 from clora_exp.runs import FILES
 from clora_exp.session import Session
+from clora_exp.states import read_state
 from clora_exp.tasks.stream import load_stream
 
 
@@ -101,6 +102,9 @@ def test_a_signal_ends_the_run_in_order_as_interrupted(number: int, where: str, 
         run(config, "", quiet())
     assert caught.value.signal_number == number
     assert len(calls) <= 14
+    if where == "training_step":  # saved at once, long before the thirty seconds are over
+        (session,) = Path(config.results_dir).rglob("session.safetensors")
+        assert len(read_state(session)["session"]["losses"]) == len(calls) % 10
     assert signal.getsignal(number) == before
     (status,) = Path(config.results_dir).rglob("STATUS")
     assert status.read_text() == f"interrupted\nstopped by {signal.Signals(number).name}\n"

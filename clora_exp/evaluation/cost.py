@@ -32,11 +32,11 @@ class TaskCost:
 
 
 class CostMeter:
-    """Measures one session from its making on."""
+    """Measures one session from its making on; `earlier_s` are the seconds that an interrupted one has trained."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, earlier_s: float = 0.0) -> None:
         self._device = device
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - earlier_s
         self._train_seconds, self._num_trainable = 0.0, 0
         restart_peak_memory(device)
 

@@ -30,6 +30,8 @@ from clora_exp.models.backends import checkpoint_layers
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.models.language import LanguageConfig
+from clora_exp.optimizers import two_groups
+from clora_exp.states import num_bytes
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import Task, TaskStream
 
@@ -142,7 +144,7 @@ class Method:
         """Return the optimiser groups of task t; "lr" defaults to the method's, "optimizer" names what moves it."""
         groups = self.adapters.parameter_groups() if self.adapters else []
         if self.config.trainable == "all":
-            groups = _whole_backbone(self.model.backbone)
+            groups = two_groups(self.model.backbone)
         if heads := self.heads_in_session(t):
             groups = [*groups, {"params": heads, "optimizer": "adamw", "lr": self.head_learning_rate}]
         for strategy in self.strategies:
@@ -277,14 +279,14 @@ class Method:
     def kept_bytes(self) -> int:
         """Return the bytes of what strategies keep between tasks, to learn later ones by."""
         states = [strategy.state_dict().items() for strategy in self.strategies]
-        return sum(_num_bytes(part) for state in states for name, part in state if name != "generator")
+        return sum(num_bytes(part) for state in states for name, part in state if name != "generator")
 
     def answering_bytes(self) -> int:
         """Return the bytes of all that answers the tasks so far, the frozen backbone apart: a trained one counts."""
         heads = list(self.model.heads)[: self.outputs.num_begun]
         state = [[head.state_dict() for head in heads], self.backbone_weights()]
         identifier = self.outputs.identifier.state_dict() if self.outputs.identifier else {}
-        return _num_bytes(state) + _num_bytes(identifier) + (self.adapters.num_bytes() if self.adapters else 0)
+        return num_bytes(state) + num_bytes(identifier) + (self.adapters.num_bytes() if self.adapters else 0)
 
     def num_trainable(self) -> int:
         """Return how many parameters train at this moment: between `before_task` and `after_task`."""
@@ -311,9 +313,7 @@ class Method:
             "num_begun": self.outputs.num_begun,
             "identifier": self.outputs.identifier.state_dict() if self.outputs.identifier else {},
             "means": {str(t): mean for t, mean in self.means.items()},
-            "strategies": {
-                name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)
-            },
+            "strategies": self._states_of_strategies(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -328,8 +328,30 @@ class Method:
         if self.outputs.identifier:
             self.outputs.identifier.load_state_dict(state["identifier"])
         self.means = {int(t): mean for t, mean in state["means"].items()}
+        self._load_strategies(state["strategies"])
+
+    def session_state(self) -> dict[str, Any]:
+        """Return what a session has changed since `before_task`: what trains, and the strategies."""
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return {"parameters": trained, "strategies": self._states_of_strategies()}
+
+    @torch.no_grad()
+    def load_session_state(self, state: dict[str, Any]) -> None:
+        """Take back what `session_state` gave; the task has begun again from the method's state before it."""
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if trained.keys() != state["parameters"].keys():
+            other = sorted(trained.keys() ^ state["parameters"].keys())
+            raise ModelError(f"the session's parameters do not fit: {other[:3]} missing or extra")
+        for name, parameter in trained.items():
+            parameter.copy_(state["parameters"][name])
+        self._load_strategies(state["strategies"])
+
+    def _states_of_strategies(self) -> dict[str, Any]:
+        return {name: s.state_dict() for name, s in zip(self.config.strategies, self.strategies, strict=True)}
+
+    def _load_strategies(self, states: dict[str, Any]) -> None:
         for name, strategy in zip(self.config.strategies, self.strategies, strict=True):
-            strategy.load_state_dict(state["strategies"][name])
+            strategy.load_state_dict(states[name])
 
 
 def check_strategies(config: ExperimentConfig) -> None:
@@ -363,24 +385,6 @@ def not_exportable(config: MethodConfig) -> str | None:
         if strategy_class(name).route is not Strategy.route:
             return f"method.{name} chooses what answers by the input; one low-rank update cannot express that"
     return None
-
-
-def _num_bytes(state: Any) -> int:
-    """Return the bytes of the tensors in a state."""
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    entries = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    return sum(_num_bytes(entry) for entry in entries)
-
-
-def _whole_backbone(backbone: nn.Module) -> list[dict[str, Any]]:
-    """Return two groups: matrices, and biases and norms, which weight decay leaves alone."""
-    matrices = [p for p in backbone.parameters() if p.ndim > 1]
-    others = [p for p in backbone.parameters() if p.ndim <= 1]
-    return [
-        {"params": matrices, "optimizer": "adamw"},
-        {"params": others, "optimizer": "adamw", "weight_decay": 0.0},
-    ]
 
 
 def strategy_class(name: str) -> type[Strategy]:

@@ -85,7 +85,10 @@ class Strategy:
         """Called when task t has been trained, before it is evaluated."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values that the next task needs."""
+        """Return tensors and plain values that the next step and the next task need; what `before_task` makes apart.
+
+        A session that was interrupted goes on from the state before its task, `before_task`, and the state then.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

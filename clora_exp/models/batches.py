@@ -1,6 +1,7 @@
 """Encoded examples and how they become batches: grouped by length; texts are padded to the batch's longest."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,16 +59,18 @@ class EncodedSplit(Dataset[Batch]):
         inputs = self.stacked([self.example(row) for row in rows])
         return Batch(inputs, torch.from_numpy(self.labels[rows]), self.task, torch.tensor(rows))
 
-    def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
-        """Return batches in a fresh order each epoch: shuffled, and of similar length within each."""
-        sampler = LengthGroupedBatches(self.lengths, batch_size, seed)
-        return DataLoader(self, batch_size=None, sampler=sampler)
+    def training_batches(
+        self, batch_size: int, seed: int, epochs: int = 1, start: int = 0, num_workers: int = 0
+    ) -> DataLoader[Batch]:
+        """Return the batches of all epochs from number `start` on: shuffled anew each, of similar length within one."""
+        order = EveryEpoch(LengthGroupedBatches(self.lengths, batch_size, seed), epochs, start)
+        return _loader(self, order, num_workers)
 
-    def evaluation_batches(self, batch_size: int) -> DataLoader[Batch]:
+    def evaluation_batches(self, batch_size: int, num_workers: int = 0) -> DataLoader[Batch]:
         """Return every example once, longest batches first: what does not fit in memory fails at once."""
         order = np.argsort(-self.lengths, kind="stable")
         batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
-        return DataLoader(self, batch_size=None, sampler=batches)
+        return _loader(self, batches, num_workers)
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,40 @@ class JointSplit(Dataset[Batch]):
         split, rows = which
         return self.splits[split][rows]
 
-    def training_batches(self, batch_size: int, seed: int) -> DataLoader[Batch]:
+    def training_batches(
+        self, batch_size: int, seed: int, epochs: int = 1, start: int = 0, num_workers: int = 0
+    ) -> DataLoader[Batch]:
         """Return every example of every task once an epoch; without a mix each task's batches as it has them alone."""
+        order: LengthGroupedBatches | MixedBatches
         if self.is_mixed:
             lengths = np.concatenate([split.lengths for split in self.splits])
-            return DataLoader(self, batch_size=None, sampler=LengthGroupedBatches(lengths, batch_size, seed))
-        samplers = [LengthGroupedBatches(split.lengths, batch_size, seed + i) for i, split in enumerate(self.splits)]
-        return DataLoader(self, batch_size=None, sampler=MixedBatches(samplers, seed))
+            order = LengthGroupedBatches(lengths, batch_size, seed)
+        else:
+            alone = [LengthGroupedBatches(split.lengths, batch_size, seed + i) for i, split in enumerate(self.splits)]
+            order = MixedBatches(alone, seed)
+        return _loader(self, EveryEpoch(order, epochs, start), num_workers)
+
+
+class EveryEpoch:
+    """The batches of several epochs one after another, from number `start` on: a place in them is one number."""
+
+    def __init__(self, batches: "LengthGroupedBatches | MixedBatches", epochs: int, start: int = 0) -> None:
+        self._batches, self._epochs, self._start = batches, epochs, start
+
+    def __len__(self) -> int:
+        return len(self._batches) * self._epochs - self._start
+
+    def __iter__(self) -> Iterator[Any]:
+        first, skipped = divmod(self._start, len(self._batches))
+        for epoch in range(first, self._epochs):
+            self._batches.set_epoch(epoch)
+            yield from itertools.islice(iter(self._batches), skipped if epoch == first else 0, None)
+
+
+def _loader(split: Dataset[Batch], order: Any, num_workers: int) -> DataLoader[Batch]:
+    """Return a loader with a generator of its own: it draws a seed for its workers, even where it has none."""
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(split, batch_size=None, sampler=order, num_workers=num_workers, generator=generator)
 
 
 class MixedBatches:
@@ -232,7 +262,7 @@ class LengthGroupedBatches:
         return -(-len(self._lengths) // self._batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws; Lightning calls it at the start of each."""
+        """Choose the epoch that the next iteration draws."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -33,12 +33,17 @@ class StepState:
     def __init__(self, label: str, unit: str) -> None:
         self.label, self.unit = label, unit
         self.done, self.total, self.note = 0, 1, ""
-        self._started = time.monotonic()
+        self._started, self._first = time.monotonic(), 0
+
+    def begin(self, done: int, total: int) -> None:
+        """Start with so many done already, of a session that goes on after an interruption."""
+        self.done, self.total = done, total
+        self._started, self._first = time.monotonic(), done
 
     @property
     def left_s(self) -> float | None:
         """Seconds left at the speed so far; None before the first step."""
-        return _left(time.monotonic() - self._started, self.done, self.total)
+        return _left(time.monotonic() - self._started, self.done - self._first, self.total - self._first)
 
 
 class Watch:
@@ -64,13 +69,17 @@ class Watch:
 
     def _learning_units(self, split: EncodedSplit | JointSplit) -> float:
         batches = split.num_batches(self._trainer.batch_size)
-        steps = -(-batches // self._trainer.accumulate) * self._trainer.epochs
+        steps = -(-batches * self._trainer.epochs // self._trainer.accumulate)
         share = min(1.0, (self._trainer.max_steps or steps) / steps)
         return TRAINING * self._trainer.epochs * share * split.num_tokens
 
     def skip(self, split: EncodedSplit) -> None:
         """Say that an evaluation of `split` is not needed."""
-        self._total -= split.num_tokens
+        self.leave_out(split.num_tokens)
+
+    def leave_out(self, units: float) -> None:
+        """Say that so much of what was expected is not needed."""
+        self._total -= units
 
     def advance(self, step: StepState, units: float) -> None:
         """Count `units` of work and show it."""
@@ -92,7 +101,8 @@ class _StepCallback(lightning.Callback):
         self._watch, self._step, self._units = watch, step, units
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._step.total = pl_module.num_steps
+        self._step.begin(len(pl_module.steps), pl_module.num_steps)
+        self._watch.leave_out(self._units * self._step.done / self._step.total)  # done before an interruption
         self._watch.advance(self._step, 0)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
@@ -101,7 +111,7 @@ class _StepCallback(lightning.Callback):
         self._until(len(pl_module.steps))
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._step.total = int(sum(trainer.num_predict_batches))
+        self._step.begin(0, int(sum(trainer.num_predict_batches)))
         self._watch.advance(self._step, 0)
 
     def on_predict_batch_end(

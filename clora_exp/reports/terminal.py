@@ -97,9 +97,10 @@ class Terminal:
         view = Bars(self.console) if self.console.is_terminal else Lines(self.console, self.interval_s)
         return Watch(view, trainer, first)
 
-    def resumed(self, matrix: AccuracyMatrix, num_tasks_done: int) -> None:
+    def resumed(self, matrix: AccuracyMatrix, num_tasks_done: int, num_steps: int) -> None:
         """Say where an interrupted run goes on, and print the rows it has."""
-        self._line("resumed", f"after {num_tasks_done} of {len(matrix.tasks)} tasks")
+        within = f", after step {num_steps} of the next" if num_steps else ""
+        self._line("resumed", f"after {num_tasks_done} of {len(matrix.tasks)} tasks{within}")
         for i in range(num_tasks_done + 1):
             self.row(matrix, i)
 

@@ -15,7 +15,9 @@ from clora_exp.errors import ModelError
 from clora_exp.loop import evaluate
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import mixed_batch
-from clora_exp.session import fit, predict, seed_everything
+from clora_exp.progress import Progress
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit, predict
 from clora_exp.tasks.stream import load_stream
 
 
@@ -105,19 +107,23 @@ def test_nothing_trains_between_tasks(run: Run) -> None:
 
 
 def test_carried_over_evaluation_equals_a_fresh_one(setting: Run) -> None:
-    answers: dict = {}
+    progress = Progress(setting.method.scenario, setting.config)
     watch = quiet().watching(setting.config.trainer, [])
-    evaluate(setting.method, setting.test, range(3), setting.config, answers, watch)
+    taken, _ = evaluate(setting.method, setting.test, range(3), setting.config, progress, watch)
+    progress.add_row("init", 0, taken, 0.0)
     for t in range(2):
         setting.learn(t)
-        carried, _ = evaluate(setting.method, setting.test, range(3), setting.config, answers, watch)
+        carried, _ = evaluate(setting.method, setting.test, range(3), setting.config, progress, watch)
+        progress.add_row(str(t), t + 1, carried, 0.0)
         for j, split in enumerate(setting.test):
             np.testing.assert_array_equal(carried[j], predict(setting.method, split, setting.config.trainer))
 
 
 def test_gradient_accumulation_takes_fewer_optimiser_steps(run: Run, tiny) -> None:
     halved = Run(tiny(f"method={run.config.method.name}", "trainer.accumulate=2"))
-    assert [s.step for s in halved.learn(0)] == list(range(1, 7))  # 5 batches an epoch: 2 + 2 + 1
+    assert [s.step for s in halved.learn(0)] == list(
+        range(1, 6)
+    )  # 2 epochs of 5 batches, which an epoch's end does not part
 
 
 def test_adapter_dropout_acts_in_training_and_not_in_answers(setting: Run, tiny) -> None:

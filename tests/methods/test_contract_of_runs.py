@@ -13,6 +13,7 @@ from clora_exp.errors import Interrupted
 from clora_exp.evaluation.predictions import accuracy_matrix, read_predictions
 from clora_exp.loop import run
 from clora_exp.methods.base import not_exportable
+from clora_exp.session import Session
 from clora_exp.tasks.stream import load_stream
 
 
@@ -109,6 +110,36 @@ def test_a_run_resumes_after_the_last_finished_task_with_the_same_bytes(
         cut = run(config, "", quiet())
         assert learned == sessions[k:]
         assert content(cut) == content(whole)
+
+
+def test_a_run_killed_in_the_middle_of_a_task_goes_on_there_with_the_same_bytes(
+    method: str, tiny, tmp_path, monkeypatch
+) -> None:
+    """Dropout and accumulation are on: generators, optimiser, schedule and the place among the batches all count."""
+    settings = [f"method={method}", "method.dropout=0.2", "trainer.accumulate=2"]
+    whole = run(tiny(*settings, f"results_dir={tmp_path / 'whole'}"), "", quiet())
+    config = tiny(*settings, f"results_dir={tmp_path / 'cut'}", "trainer.checkpoint_every=0", "trainer.num_workers=1")
+    num_steps = len(whole.read().history.query("metric == 'train_loss'"))
+    first = Session.training_step
+    calls: list[int] = []
+
+    def dies(self, batch, index):
+        calls.append(index)
+        if len(calls) == 2 * (num_steps * 3 // 5) + 1:
+            raise KeyboardInterrupt
+        return first(self, batch, index)
+
+    monkeypatch.setattr(Session, "training_step", dies)
+    with pytest.raises(Interrupted):
+        run(config, "", quiet())
+    again: list[int] = []
+    monkeypatch.setattr(
+        Session, "training_step", lambda self, batch, index: (again.append(index), first(self, batch, index))[1]
+    )
+    cut = run(config, "", quiet())
+    assert len(again) == 2 * num_steps - (len(calls) - 1)  # nothing is learned twice
+    assert content(cut) == content(whole)
+    assert cut.path.name == whole.path.name
 
 
 def test_an_exported_adapter_gives_the_stored_predictions_with_peft_alone(whole, tiny_bert: Path) -> None:

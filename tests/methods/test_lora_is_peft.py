@@ -8,7 +8,8 @@ from torch import nn
 from transformers import BertModel
 
 from clora_exp.methods.base import Method
-from clora_exp.session import fit, seed_everything
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
 
@@ -26,25 +27,21 @@ def bare_loop(folder, config, stream, batches_of) -> tuple[dict[str, torch.Tenso
         head = list(heads[t].parameters())
         groups = [{"params": adapters, "lr": 1e-3}, {"params": head, "lr": 1e-2}]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-        batches = batches_of(t, task).training_batches(8, seed)
-        num_steps = len(batches) * config.trainer.epochs
+        batches = batches_of(t, task).training_batches(8, seed, config.trainer.epochs)
+        num_steps = len(batches)
         warm = round(0.1 * num_steps)
-        step = 0
-        for epoch in range(config.trainer.epochs):
-            batches.sampler.set_epoch(epoch)
-            for batch in batches:
-                factor = (step + 1) / (warm + 1) if step < warm else (num_steps - step) / (num_steps - warm)
-                for group, lr in zip(optimizer.param_groups, (1e-3, 1e-2), strict=True):
-                    group["lr"] = lr * factor
-                mask = batch.inputs["attention_mask"][..., None].float()
-                hidden = model(**batch.inputs).last_hidden_state
-                loss = F.cross_entropy(heads[t]((hidden * mask).sum(1) / mask.sum(1)), batch.labels)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_([*adapters, *head], 1.0)
-                optimizer.step()
-                losses.append(loss.item())
-                step += 1
+        for step, batch in enumerate(batches):
+            factor = (step + 1) / (warm + 1) if step < warm else (num_steps - step) / (num_steps - warm)
+            for group, lr in zip(optimizer.param_groups, (1e-3, 1e-2), strict=True):
+                group["lr"] = lr * factor
+            mask = batch.inputs["attention_mask"][..., None].float()
+            hidden = model(**batch.inputs).last_hidden_state
+            loss = F.cross_entropy(heads[t]((hidden * mask).sum(1) / mask.sum(1)), batch.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([*adapters, *head], 1.0)
+            optimizer.step()
+            losses.append(loss.item())
     state = {n.removeprefix("base_model.model."): p.detach() for n, p in model.named_parameters() if "lora_" in n}
     return state, losses
 

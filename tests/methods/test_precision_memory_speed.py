@@ -8,7 +8,8 @@ from trials import SETTINGS
 from clora_exp.adapters.active import answering
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import mixed_batch
-from clora_exp.session import fit, seed_everything
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
 ADAPTED = [name for name in SETTINGS if name not in ("frozen", "full")]

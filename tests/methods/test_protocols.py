@@ -8,7 +8,7 @@ from trials import quiet
 from clora_exp.loop import Plan, run, sessions
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import JointSplit
-from clora_exp.session import seed_everything
+from clora_exp.randomness import seed_everything
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import load_stream
 
@@ -74,18 +74,16 @@ def test_joint_batches_hold_every_example_once_an_epoch_each_of_one_task(tiny) -
     seed_everything(0)
     model = Method(config, stream).model
     splits = [model.encode(t, task, "train") for t, task in enumerate(stream)]
-    batches = JointSplit(splits).training_batches(8, seed=3)
-    for epoch in (0, 1):
-        batches.sampler.set_epoch(epoch)
-        found = list(batches)
-        assert len(found) == len(batches) == JointSplit(splits).num_batches(8) == 15
+    batches = JointSplit(splits).training_batches(8, seed=3, epochs=2)
+    both = list(batches)
+    assert len(both) == len(batches) == 2 * JointSplit(splits).num_batches(8) == 30
+    for found in (both[:15], both[15:]):
         for t in range(3):
             rows = np.concatenate([b.rows.numpy() for b in found if b.task == t])
             assert sorted(rows.tolist()) == list(range(36))
         order = [b.task for b in found]
         assert order != sorted(order)
-    alone = splits[0].training_batches(8, seed=3)
-    alone.sampler.set_epoch(1)
+    alone = splits[0].training_batches(8, seed=3, epochs=2, start=splits[0].num_batches(8))
     assert [b.rows.tolist() for b in found if b.task == 0] == [b.rows.tolist() for b in alone]
 
 

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from clora_exp.methods import gem as gem_module
 from clora_exp.methods.base import Method
 from clora_exp.methods.memory import Kept
-from clora_exp.session import fit, seed_everything
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
 
@@ -329,7 +330,8 @@ def test_the_projection_acts_on_the_accumulated_gradient_and_before_clipping(sta
         made.strategy.memory._places = {(0, 1): list(range(len(of_first)))}
         made.begin(1)
         batches = [of_first] if len(overrides) == 1 else [of_first[:6], of_first[6:]]
-        monkeypatch.setattr(type(rows), "training_batches", lambda self, size, seed, b=batches: loader(self, b))
+        monkeypatch.setattr(type(rows), "training_batches", lambda self, *_, b=batches: loader(self, b))
+        monkeypatch.setattr(type(rows), "num_batches", lambda self, size, b=batches: len(b))
         fit(made.method, rows, "second", made.config.trainer, 1)
         monkeypatch.undo()
         stepped.append(torch.cat([p.grad.flatten() for p in made.method.trained_parameters() if p.grad is not None]))

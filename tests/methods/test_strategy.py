@@ -5,7 +5,8 @@ import torch
 
 from clora_exp.errors import ConfigError
 from clora_exp.methods.base import Method
-from clora_exp.session import fit, seed_everything
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
 

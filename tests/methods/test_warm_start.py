@@ -4,7 +4,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from clora_exp.methods.base import Method
-from clora_exp.session import fit, seed_everything
+from clora_exp.randomness import seed_everything
+from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
 NAMES = "tasks.words.names=[a,b,c,d,e]"  # 12 words, 3 a task: e has the words of a
