@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from clora_exp.compose import CONF, experiment, in_words
-from clora_exp.errors import CloraError, Interrupted
+from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
 from clora_exp.models.weights import check_backend, check_layers
 from clora_exp.reports.notices import collected_notices
@@ -22,9 +23,11 @@ from clora_exp.runs import check_writable
 def cli() -> int:
     """Compose, check, run; return the exit status.
 
-    0; 2 after one clear line about what the user can mend; 128 + the signal's number when stopped by one.
+    0; 1 where a run is not reproduced; 2 after one clear line about what the user can mend; 128 + the signal's number
+    when stopped by one.
     """
     mistakes: list[Exception] = []
+    findings: list[str] = []
     is_composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -32,18 +35,27 @@ def cli() -> int:
         nonlocal is_composed
         is_composed = True
         overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("overwrite=")]
+        others = [o for o in overrides if not o.lstrip("+").startswith("reproduce=")]
         command = shlex.join(["python", "run.py", *overrides])
         try:
             config = experiment(composed)
+            if config.reproduce is not None and others:
+                raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
             check_writable(config.results_dir)
             check_layers(config)
             check_backend(config.method.backend)
             from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
             from clora_exp.reports.terminal import Terminal
+            from clora_exp.reproduction import reproduce
 
             terminal = Terminal()
             with collected_notices(terminal.notices):
-                run(config, command, terminal)
+                if config.reproduce is None:
+                    run(config, command, terminal)
+                else:
+                    print(reproduce(Path(config.reproduce), command, terminal))
+        except Differs as finding:
+            findings.append(f"{config.reproduce} differs: {finding}")
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
             print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
@@ -61,7 +73,9 @@ def cli() -> int:
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     for mistake in mistakes:
         print(f"error: {mistake}", file=sys.stderr)
-    return 2 if mistakes else 0
+    for finding in findings:
+        print(finding, file=sys.stderr)
+    return 2 if mistakes else 1 if findings else 0
 
 
 if __name__ == "__main__":

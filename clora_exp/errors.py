@@ -37,6 +37,10 @@ class Interrupted(Exception):  # noqa: N818  # it is no error
         self.signal_number = signal_number
 
 
+class Differs(Exception):  # noqa: N818  # a finding
+    """A run is not reproduced; the message says where it first differs."""
+
+
 def nearest(value: object, choices: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest choice, or "" when none is close."""
     close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)

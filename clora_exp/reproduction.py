@@ -15,7 +15,7 @@ from clora_exp import loop
 from clora_exp.compose import SECTIONS
 from clora_exp.config import ExperimentConfig, structure
 from clora_exp.environment import describe_environment
-from clora_exp.errors import RunError
+from clora_exp.errors import Differs, RunError
 from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
@@ -23,10 +23,6 @@ from clora_exp.runs import StoredRun, read_run
 from clora_exp.session import device_of
 
 FOLDER = ".reproduced"
-
-
-class Differs(Exception):  # noqa: N818  # a finding
-    """The run is not reproduced; the message says where it first differs."""
 
 
 class Comparison(lightning.Callback):

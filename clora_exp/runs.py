@@ -83,8 +83,8 @@ def read_run(path: Path) -> StoredRun:
             environment=json.loads(_text(path, "environment.json")),
             matrix=matrix,
             metrics=metrics,
-            history=pd.read_csv(path / "metrics.csv", dtype={"task": str}, keep_default_na=False),
-            costs=pd.read_csv(path / "cost.csv", dtype={"task": str}, keep_default_na=False),
+            history=_table(path, "metrics.csv"),
+            costs=_table(path, "cost.csv"),
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
@@ -108,6 +108,10 @@ def check_writable(results_dir: str) -> None:
 def unwritable(results_dir: str, reason: str | None) -> RunError:
     """Return the error of a results folder that cannot be written."""
     return RunError(f"results_dir={results_dir}: cannot be written: {reason}")
+
+
+def _table(path: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(path / name, dtype={"task": str}, keep_default_na=False, float_precision="round_trip")
 
 
 def _text(path: Path, name: str) -> str:

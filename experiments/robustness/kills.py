@@ -5,8 +5,8 @@ python experiments/robustness/kills.py --real (the real model: killed eight time
 Writes results/robustness/kills/ (README.md, kills.csv).
 
 A run is made once in one piece, then again in a fresh process that gets SIGKILL at a moment drawn at random (by the
-clock, or in the middle of a file's write), or SIGTERM, or SIGINT; the same run is started again, and killed again, until
-it has been killed often enough; then it may end. Equal means: the accuracy matrix, the metrics, every answer, every
+clock, or in the middle of a file's write), or SIGTERM, or SIGINT; the same run is started again, and killed again,
+until it has been killed often enough; then it may end. Equal means: the accuracy matrix, the metrics, every answer, every
 adapter and every training loss, byte by byte.
 """
 
@@ -120,6 +120,8 @@ def child(config: ExperimentConfig, phase: Phase, dies_in_write: int | None) -> 
         status = 0
     except Interrupted as stop:
         status = 128 + stop.signal_number
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     os._exit(status)
@@ -200,7 +202,7 @@ def campaign(
         status, _, _ = attempt(config("cut"), None, 0, draw)
         assert status == 0, f"{method}: the cut run ended with {status}"
         (cut,) = Path(root, "cut").rglob("config.yaml")
-        unfinished = [p for p in cut.parent.rglob(".*")]
+        unfinished = list(cut.parent.rglob(".*"))
         return kills, content(whole.parent) == content(cut.parent) and not unfinished
 
 
