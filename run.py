@@ -17,7 +17,7 @@ from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
 from clora_exp.models.weights import check_backend, check_layers
 from clora_exp.reports.notices import collected_notices
-from clora_exp.runs import check_writable
+from clora_exp.runs import check_writable, read_run
 
 
 def cli() -> int:
@@ -42,6 +42,8 @@ def cli() -> int:
             if config.reproduce is not None and others:
                 raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
             check_writable(config.results_dir)
+            if config.reproduce is not None:
+                read_run(Path(config.reproduce))
             check_layers(config)
             check_backend(config.method.backend)
             from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
@@ -53,7 +55,7 @@ def cli() -> int:
                 if config.reproduce is None:
                     run(config, command, terminal)
                 else:
-                    print(reproduce(Path(config.reproduce), command, terminal))
+                    print(reproduce(Path(config.reproduce), terminal))
         except Differs as finding:
             findings.append(f"{config.reproduce} differs: {finding}")
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too

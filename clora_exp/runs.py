@@ -83,7 +83,7 @@ def read_run(path: Path) -> StoredRun:
             environment=json.loads(_text(path, "environment.json")),
             matrix=matrix,
             metrics=metrics,
-            history=_table(path, "metrics.csv"),
+            history=_table(path, "metrics.csv", converters={"value": float}),  # exact, whatever the version of pandas
             costs=_table(path, "cost.csv"),
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
@@ -110,8 +110,8 @@ def unwritable(results_dir: str, reason: str | None) -> RunError:
     return RunError(f"results_dir={results_dir}: cannot be written: {reason}")
 
 
-def _table(path: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(path / name, dtype={"task": str}, keep_default_na=False, float_precision="round_trip")
+def _table(path: Path, name: str, **how: Any) -> pd.DataFrame:
+    return pd.read_csv(path / name, dtype={"task": str}, keep_default_na=False, **how)
 
 
 def _text(path: Path, name: str) -> str:

@@ -6,8 +6,8 @@ Writes results/robustness/kills/ (README.md, kills.csv).
 
 A run is made once in one piece, then again in a fresh process that gets SIGKILL at a moment drawn at random (by the
 clock, or in the middle of a file's write), or SIGTERM, or SIGINT; the same run is started again, and killed again,
-until it has been killed often enough; then it may end. Equal means: the accuracy matrix, the metrics, every answer, every
-adapter and every training loss, byte by byte.
+until it has been killed often enough; then it may end. Equal means: the accuracy matrix, the metrics, every answer,
+every adapter and every training loss, byte by byte.
 """
 
 import argparse
