@@ -1,5 +1,6 @@
-"""Writing files so that a reader, or a crash, never sees half of one."""
+"""Writing files so that a reader, or a crash, never sees half of one, and tables so that they read back."""
 
+import csv
 import os
 import re
 import shutil
@@ -7,6 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+def csv_text(table: Any) -> str:
+    """Return a pandas table as CSV that reads back; where a cell has a carriage return every cell is quoted.
+
+    Before Python 3.13 the csv module leaves such a cell bare, and a reader takes it for the end of a line.
+    """
+    text = table.to_csv(index=False, lineterminator="\n")
+    return table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL) if "\r" in text else text
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -35,7 +35,7 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
-from clora_exp.files import folder_written_atomically, remove_unfinished, write_atomically
+from clora_exp.files import csv_text, folder_written_atomically, remove_unfinished, write_atomically
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
@@ -230,7 +230,7 @@ class RunDirectory:
         self._write_csv("cost.csv", [dataclasses.asdict(cost) for cost in progress.costs], columns)
 
     def _write_csv(self, name: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
-        self._write(name, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
+        self._write(name, csv_text(pd.DataFrame(rows, columns=columns)))
 
     def save_adapter(self, t: int, method: Method) -> int:
         """Write `adapters/<task>/` and return the size of its adapter.safetensors in bytes.

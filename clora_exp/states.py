@@ -20,7 +20,13 @@ _TENSOR = "$tensor"
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically."""
+    """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically.
+
+    What is a number as a key comes back as a string, and a tuple as a list.
+
+    Raises:
+        TypeError: another value, or two keys of a dict that are one as strings.
+    """
     tensors: dict[str, Tensor] = {}
     plain = _take_out(state, "", tensors)
     write_atomically(path, save(tensors, metadata={_KEY: json.dumps(plain)}))
@@ -36,16 +42,20 @@ def read_state(path: Path) -> Any:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             return _put_back(json.loads(metadata[_KEY]), file)
-    except (KeyError, SafetensorError) as error:
+    except (KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
 
 def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        while name in tensors:  # {"a/b": …} and {"a": {"b": …}} are two tensors
+            name += "'"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: name}
     if isinstance(value, dict):
-        return {str(key): _take_out(entry, f"{name}/{key}", tensors) for key, entry in value.items()}
+        if len({str(key) for key in value}) < len(value):
+            raise TypeError(f"{name}: two keys are one as strings, of {list(value)}")
+        return {_escaped(str(key)): _take_out(entry, f"{name}/{key}", tensors) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_take_out(entry, f"{name}/{i}", tensors) for i, entry in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
@@ -57,10 +67,15 @@ def _put_back(value: Any, file: Any) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
             return file.get_tensor(value[_TENSOR])
-        return {key: _put_back(entry, file) for key, entry in value.items()}
+        return {key.removeprefix("$") if key[:2] == "$$" else key: _put_back(v, file) for key, v in value.items()}
     if isinstance(value, list):
         return [_put_back(entry, file) for entry in value]
     return value
+
+
+def _escaped(key: str) -> str:
+    """Return the key with a second "$" before its first, so that no key of a state is taken for a tensor's."""
+    return f"${key}" if key.startswith("$") else key
 
 
 def pack_layers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

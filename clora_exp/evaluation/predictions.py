@@ -15,6 +15,7 @@ import pandas as pd
 from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified
 from clora_exp.evaluation.written import Predicted, Written
+from clora_exp.files import csv_text
 from clora_exp.tasks.scenario import Scenario
 
 COLUMNS = ["after", "task", "example", "label", "predicted"]
@@ -52,7 +53,7 @@ def to_bytes(frame: pd.DataFrame) -> bytes:
     """Return the table as gzipped CSV, the same bytes for the same answers."""
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as file:
-        file.write(frame.to_csv(index=False, lineterminator="\n").encode())
+        file.write(csv_text(frame).encode())
     return packed.getvalue()
 
 
