@@ -41,7 +41,7 @@ def cli() -> int:
             config = experiment(composed)
             if config.reproduce is not None and others:
                 raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
-            check_writable(config.results_dir)
+            check_writable(config)
             if config.reproduce is not None:
                 read_run(Path(config.reproduce))
             check_layers(config)
