@@ -9,6 +9,7 @@ The optimiser step is in `session.py`, what a method adds is in `methods/`, what
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -155,7 +156,10 @@ def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
     """Write the report of a finished run where it is wanted and not there yet, and print the result."""
     folder.drop_checkpoint()
     if folder.config.report and not (folder.path / "report.md").exists():
-        write_report(folder.path)
+        if os.access(folder.path, os.W_OK):
+            write_report(folder.path)
+        else:
+            terminal.unreported(folder)
     terminal.finished(folder)
     return folder
 
