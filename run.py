@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -59,7 +60,8 @@ def cli() -> int:
         except Differs as finding:
             findings.append(f"{config.reproduce} differs: {finding}")
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
-            print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
+            again = sweep() if HydraConfig.get().mode == RunMode.MULTIRUN else command
+            print(f"\n{stop}; finished tasks are kept, the same command goes on: {again}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
         except CloraError as mistake:  # kept: Hydra would print lines of its own around it
             mistakes.append(mistake)
@@ -78,6 +80,11 @@ def cli() -> int:
     for finding in findings:
         print(finding, file=sys.stderr)
     return 2 if mistakes else 1 if findings else 0
+
+
+def sweep() -> str:
+    """Return the command of the sweep that runs, such that it does what is missing."""
+    return shlex.join(["python", "run.py", *(o for o in sys.argv[1:] if not o.lstrip("+").startswith("overwrite="))])
 
 
 if __name__ == "__main__":

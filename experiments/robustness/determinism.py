@@ -33,6 +33,7 @@ from clora_exp.compose import CONF, compose_experiment
 from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.evaluation.written import Predicted
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.reports.terminal import Terminal
@@ -338,4 +339,4 @@ def batches_in_words(what: str, table: pd.DataFrame, flips: pd.DataFrame) -> lis
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)
