@@ -79,10 +79,11 @@ def test_a_disk_that_fills_is_one_error_and_with_room_the_same_bytes_come(number
         return made
 
     says = rf"{disk}.*No space left on device.*the same command goes on"
-    with monkeypatch.context() as patch, pytest.raises(RunError, match=says) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(tempfile, "mkstemp", filling(tempfile.mkstemp))
         patch.setattr(tempfile, "mkdtemp", filling(tempfile.mkdtemp))
-        run(config, "", quiet())
+        with pytest.raises(RunError, match=says) as caught:
+            run(config, "", quiet())
     assert len(str(caught.value).splitlines()) == 1
     name = writes[number - 1]["prefix"][1:-1]
     assert re.search(rf"/{re.escape(name)}\b", str(caught.value))
@@ -237,9 +238,10 @@ def test_files_from_the_future_are_files(tiny, monkeypatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, index)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM"):
+    with monkeypatch.context() as patch:
         patch.setattr(Session, "training_step", step_and_stop)
-        run(config, "", quiet())
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            run(config, "", quiet())
     later = time.time() + 1e6
     for path in [*folder_of(config).rglob("*"), *Path(os.environ["CLORA_EXP_CACHE"]).rglob("*")]:
         os.utime(path, (later, later))
