@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -42,7 +43,7 @@ def cli() -> int:
             config = experiment(composed)
             if config.reproduce is not None and others:
                 raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
-            check_writable(config.results_dir)
+            check_writable(config)
             if config.reproduce is not None:
                 read_run(Path(config.reproduce))
             check_layers(config)
@@ -60,8 +61,9 @@ def cli() -> int:
         except Differs as finding:
             findings.append(f"{config.reproduce} differs: {finding}")
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
+            again = sweep() if HydraConfig.get().mode == RunMode.MULTIRUN else command
             if processes.rank() == 0:
-                print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
+                print(f"\n{stop}; finished tasks are kept, the same command goes on: {again}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
         except CloraError as mistake:  # kept: Hydra would print lines of its own around it
             mistakes.append(mistake)
@@ -83,6 +85,11 @@ def cli() -> int:
     for finding in findings:
         print(finding, file=sys.stderr)
     return 2 if mistakes else 1 if findings else 0
+
+
+def sweep() -> str:
+    """Return the command of the sweep that runs, such that it does what is missing."""
+    return shlex.join(["python", "run.py", *(o for o in sys.argv[1:] if not o.lstrip("+").startswith("overwrite="))])
 
 
 if __name__ == "__main__":

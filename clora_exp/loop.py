@@ -9,6 +9,7 @@ The optimiser step is in `session.py`, what a method adds is in `methods/`, what
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -157,7 +158,10 @@ def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
     folder.drop_checkpoint()
     processes.wait()
     if folder.writes and folder.config.report and not (folder.path / "report.md").exists():
-        write_report(folder.path)
+        if os.access(folder.path, os.W_OK):
+            write_report(folder.path)
+        else:
+            terminal.unreported(folder)
     terminal.finished(folder)
     return folder
 

@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -35,11 +36,11 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
-from clora_exp.files import csv_text, folder_written_atomically, remove_unfinished, write_atomically
+from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
-from clora_exp.runs import StoredRun, read_run, unwritable
+from clora_exp.runs import StoredRun, read_run, status_of, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream
@@ -88,10 +89,7 @@ class RunDirectory:
     @property
     def status(self) -> str | None:
         """Return the first line of STATUS, or None where no run has begun."""
-        try:
-            return (self.path / "STATUS").read_text(encoding="utf-8").splitlines()[0]
-        except (OSError, IndexError):
-            return None
+        return status_of(self.path)
 
     @contextmanager
     def held(self, command: str) -> Iterator[None]:
@@ -105,7 +103,7 @@ class RunDirectory:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(held(self.path, command))
             except OSError as error:
-                raise unwritable(self.config.results_dir, error.strerror) from error
+                raise self._unwritable(error) from error
             yield
 
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
@@ -123,7 +121,10 @@ class RunDirectory:
             self._write("command.txt", command + "\n")
             self._write("environment.json", _json(self._with_earlier(environment)))
         except OSError as error:
-            raise unwritable(self.config.results_dir, error.strerror) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return unwritable(self.config.results_dir, f"{error.strerror}, {error.filename or self.path}; {GOES_ON}")
 
     def _with_earlier(self, environment: dict[str, Any]) -> dict[str, Any]:
         """Return what ran first, with each later environment under `resumed`."""
@@ -160,7 +161,7 @@ class RunDirectory:
                 with suppress(OSError):  # what could not be written is tried once more
                     handler.close()
         except OSError as error:
-            raise RunError(f"{_place_of(error, self.path)}; {GOES_ON}") from error
+            raise RunError(f"{place_of(error, self.path)}; {GOES_ON}") from error
 
     def _end(self, status: str, message: str, exc_info: bool = False) -> None:
         with suppress(OSError):  # on a full disk there is no room for the reason either
@@ -391,9 +392,7 @@ class _RunLog(logging.FileHandler):
     """A log whose trouble is an error of the run, not a traceback on the screen."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        raise  # what the write raised
-
-
-def _place_of(error: OSError, folder: Path) -> str:
-    """Return where and why: "results/…/state.safetensors: No space left on device"."""
-    return f"{error.filename or folder}: {error.strerror or error}"
+        error = sys.exc_info()[1]  # what the write raised
+        if isinstance(error, OSError):
+            error.filename = self.baseFilename
+        raise

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from clora_exp.config import ExperimentConfig
 from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
@@ -91,18 +92,30 @@ def read_run(path: Path) -> StoredRun:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
 
 
-def check_writable(results_dir: str) -> None:
-    """Look whether runs can be written there, before any work; makes nothing.
+def check_writable(config: ExperimentConfig) -> None:
+    """Look whether a run can be written, before any work; makes nothing. What may be it, done, need not be.
 
     Raises:
-        RunError: they cannot.
+        RunError: it cannot.
     """
+    results_dir = config.results_dir
     path = Path(results_dir).expanduser().absolute()
+    runs = path.glob(f"{config.tasks.name}/{config.method.name}/*-s{config.seed}")
+    if not config.overwrite and any(status_of(run) == "done" for run in runs):
+        return
     there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not there.is_dir():
         raise unwritable(results_dir, f"{there} is no directory")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise unwritable(results_dir, f"no permission in {there}")
+        raise unwritable(results_dir, f"no permission in {there}, or it is read-only")
+
+
+def status_of(path: Path) -> str | None:
+    """Return the first line of a run directory's STATUS, or None where no run has begun."""
+    try:
+        return _text(path, "STATUS").splitlines()[0]
+    except (OSError, IndexError):
+        return None
 
 
 def unwritable(results_dir: str, reason: str | None) -> RunError:

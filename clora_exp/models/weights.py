@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from clora_exp.adapters.targets import check_targets, wanted
 from clora_exp.config import ExperimentConfig, ModelConfig
 from clora_exp.errors import ModelError, unknown
+from clora_exp.tasks.cache import cache_dir
 
 if TYPE_CHECKING:
     from clora_exp.models.recipes import Progress
@@ -93,9 +94,18 @@ def recipe(config: ModelConfig) -> Any:
 
 
 def make_weights(config: ModelConfig, progress: "Progress") -> None:
-    """Make the weights of a recipe where they are not there yet."""
+    """Make the weights of a recipe where they are not there yet.
+
+    Raises:
+        ModelError: they cannot be written, with the variable that names another cache.
+    """
     if config.path is None and config.recipe is not None and not recipe(config).folder().exists():
-        recipe(config).make(progress)
+        try:
+            recipe(config).make(progress)
+        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+            where = f"{recipe(config).folder()} (CLORA_EXP_CACHE={cache_dir()})"
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ModelError(f"{where} cannot be written: {reason}; the same command makes it anew") from error
 
 
 def check_layers(config: ExperimentConfig) -> None:

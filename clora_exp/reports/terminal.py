@@ -140,6 +140,10 @@ class Terminal:
         self._map(run)
         self._next(run)
 
+    def unreported(self, folder: RunDirectory) -> None:
+        """Say that a finished run lies where its page cannot be written."""
+        self._line("report", f"not written: {folder.path} is read-only")
+
     def notices(self, notices: Sequence[str]) -> None:
         """Print what libraries warned of, each once."""
         if notices:

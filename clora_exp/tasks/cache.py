@@ -39,7 +39,8 @@ def store(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
-        raise DataError(f"CLORA_EXP_CACHE={cache_dir()}: cannot be written: {error.strerror}") from error
+        where = f"CLORA_EXP_CACHE={cache_dir()}: cannot be written: {error.strerror}"
+        raise DataError(f"{where}, {error.filename}; the same command goes on when this is mended") from error
 
 
 def load_or_prepare(source: ModuleType, config: Any, data_seed: int, preparing: "Preparing") -> list["Task"]:

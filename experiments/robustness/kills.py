@@ -32,6 +32,7 @@ from clora_exp import files, loop, session
 from clora_exp.compose import CONF, compose_experiment
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import Interrupted
+from clora_exp.interrupts import ended_in_order
 from clora_exp.methods.base import Method
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row
@@ -267,4 +268,4 @@ def section(name: str, command: str, frame: pd.DataFrame) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)
