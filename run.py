@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from clora_exp import processes
 from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
@@ -36,7 +37,7 @@ def cli() -> int:
         is_composed = True
         overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("overwrite=")]
         others = [o for o in overrides if not o.lstrip("+").startswith("reproduce=")]
-        command = shlex.join(["python", "run.py", *overrides])
+        command = shlex.join([*processes.launcher(), "run.py", *overrides])
         try:
             config = experiment(composed)
             if config.reproduce is not None and others:
@@ -50,8 +51,8 @@ def cli() -> int:
             from clora_exp.reports.terminal import Terminal
             from clora_exp.reproduction import reproduce
 
-            terminal = Terminal()
-            with collected_notices(terminal.notices):
+            terminal = Terminal() if processes.rank() == 0 else Terminal.silent()
+            with processes.joined(), collected_notices(terminal.notices):
                 if config.reproduce is None:
                     run(config, command, terminal)
                 else:
@@ -59,11 +60,15 @@ def cli() -> int:
         except Differs as finding:
             findings.append(f"{config.reproduce} differs: {finding}")
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
-            print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
+            if processes.rank() == 0:
+                print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
         except CloraError as mistake:  # kept: Hydra would print lines of its own around it
             mistakes.append(mistake)
 
+    if processes.world_size() > 1 and {"-m", "--multirun"} & set(sys.argv):
+        print(f"error: {processes.NO_SWEEP}", file=sys.stderr)
+        return 2
     try:
         text = answer(sys.argv[1:])
         print(text) if text is not None else job()
@@ -73,7 +78,7 @@ def cli() -> int:
         mistakes.append(in_words(error, sys.argv[1:]))
     except KeyboardInterrupt as stop:
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    for mistake in mistakes:
+    for mistake in mistakes if processes.rank() == 0 else ():
         print(f"error: {mistake}", file=sys.stderr)
     for finding in findings:
         print(finding, file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
+from clora_exp import processes
 from clora_exp.errors import Interrupted
 
 
@@ -51,6 +52,16 @@ class StopOnSignal(lightning.Callback):
         if self._received is not None:
             raise Interrupted(self._received)
 
+    def check_together(self) -> None:
+        """Raise `Interrupted` in every process of the run if a signal has come to one; all must ask."""
+        if processes.any_of(self.has_come):
+            self.end()
+
+    def end(self) -> None:
+        """Raise `Interrupted`, also where the signal came to another process."""
+        raise Interrupted(self._received or signal.SIGTERM)
+
     def on_predict_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
-        """Look at the flag before every batch of an evaluation."""
-        self.check()
+        """Look at the flag before every batch of an evaluation; of several processes all end it first."""
+        if processes.world_size() == 1:
+            self.check()

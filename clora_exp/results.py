@@ -73,6 +73,8 @@ SINCE = {  # fields that came when there were runs already, with what those did:
 class RunDirectory:
     """One run's folder."""
 
+    writes = True
+
     def __init__(self, config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> None:
         """Name the folder; touches no disk."""
         self.config, self.stream, self.model_sha256 = config, stream, model_sha256
@@ -345,6 +347,44 @@ def _plain_number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+class Following(RunDirectory):
+    """The folder as the other processes of a run see it: they read, and the first one writes."""
+
+    writes = False
+
+    @contextmanager
+    def held(self, command: str) -> Iterator[None]:
+        """The first process holds it for all."""
+        yield
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The first process says how the run ends."""
+        yield
+
+    def prepare(self, command: str, environment: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def save_adapter(self, t: int, method: Method) -> int:
+        """Leave it to the first process."""
+        return 0
+
+    def save_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Leave it to the first process."""
+
+    def finish(self, progress: Progress) -> None:
+        """Leave it to the first process."""
+
+    def drop_checkpoint(self) -> None:
+        """Leave it to the first process."""
 
 
 class _RunLog(logging.FileHandler):
