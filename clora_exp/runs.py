@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from clora_exp.checksums import NAME, check_sums
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
@@ -29,7 +30,10 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "environment.json": "versions, commit, hardware, fingerprints of data and model",
     "run.log": "what happened when",
     "STATUS": "running, interrupted, done or failed",
+    "SHA256SUMS": "what the files were when the run ended; sha256sum -c SHA256SUMS",
 }
+
+STATUSES = ("running", "interrupted", "done", "failed")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def read_run(path: Path) -> StoredRun:
     """
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path}: no run directory (no config.yaml in it)")
+    status = status_of(path)
+    if status == "done":
+        check_sums(path)
     try:
         config = yaml.safe_load(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
@@ -78,7 +85,7 @@ def read_run(path: Path) -> StoredRun:
         answers = _text(path, "answers.jsonl") if (path / "answers.jsonl").exists() else ""
         return StoredRun(
             path=path,
-            status=_text(path, "STATUS").splitlines()[0],
+            status=status or "unknown",
             config=config,
             command=_text(path, "command.txt").strip(),
             environment=json.loads(_text(path, "environment.json")),
@@ -111,11 +118,23 @@ def check_writable(config: ExperimentConfig) -> None:
 
 
 def status_of(path: Path) -> str | None:
-    """Return the first line of a run directory's STATUS, or None where no run has begun."""
+    """Return the first line of a run directory's STATUS, or None where no run has begun.
+
+    Where STATUS was lost, a folder with the sums of its files is done.
+
+    Raises:
+        RunError: it says what no run says.
+    """
     try:
-        return _text(path, "STATUS").splitlines()[0]
-    except (OSError, IndexError):
-        return None
+        status = _text(path, "STATUS").splitlines()[0]
+    except (FileNotFoundError, NotADirectoryError, IndexError):
+        return "done" if (path / NAME).exists() else None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / 'STATUS'} cannot be read ({error}); overwrite=true runs it again") from error
+    if status not in STATUSES:
+        have = ", ".join(STATUSES)
+        raise RunError(f"{path / 'STATUS'} says {status[:60]!r}; have: {have}. Write what is so, or overwrite=true")
+    return status
 
 
 def unwritable(results_dir: str, reason: str | None) -> RunError:

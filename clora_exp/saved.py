@@ -18,6 +18,7 @@ from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
 from clora_exp.adapters.targets import rank_of
+from clora_exp.checksums import check_sums
 from clora_exp.compose import SECTIONS
 from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig, structure
 from clora_exp.errors import ModelError, RunError, unknown
@@ -77,6 +78,9 @@ def load_task(run: Path, task: str) -> SavedTask:
     have = [path.parent.name for path in run.glob("adapters/*/adapter.json")]
     if task not in have:
         raise RunError(f"{run}: " + unknown("task", task, have))
+    check_sums(run, "config.yaml")
+    check_sums(run, f"adapters/{task}/")
+    check_sums(run, "adapters/basis.safetensors")
     try:
         raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -1,9 +1,10 @@
 """Nested states (tensors and plain values) as one safetensors file, and per-layer tensors stacked into few.
 
 Nothing is pickled: tensors are safetensors, plain values are JSON in the file's one metadata key, so equal states are
-equal bytes.
+equal bytes. A digest of everything stands before the JSON: a byte that was changed is seen.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         TypeError: another value, or two keys of a dict that are one as strings.
     """
     tensors: dict[str, Tensor] = {}
-    plain = _take_out(state, "", tensors)
-    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(plain)}))
+    plain = json.dumps(_take_out(state, "", tensors))
+    write_atomically(path, save(tensors, metadata={_KEY: f"{_digest(plain, tensors)} {plain}"}))
 
 
 def read_state(path: Path) -> Any:
@@ -41,7 +42,13 @@ def read_state(path: Path) -> Any:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            return _put_back(json.loads(metadata[_KEY]), file)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        digest, _, plain = metadata[_KEY].partition(" ")
+        if digest.startswith("{"):  # written before there were digests
+            plain = metadata[_KEY]
+        elif digest != _digest(plain, tensors):
+            raise ValueError("its content is not what was written: the SHA-256 is another")
+        return _put_back(json.loads(plain), tensors)
     except (KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
@@ -63,14 +70,23 @@ def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{name}: a state holds tensors and plain values, not {type(value).__name__}")
 
 
-def _put_back(value: Any, file: Any) -> Any:
+def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
-            return file.get_tensor(value[_TENSOR])
-        return {key.removeprefix("$") if key[:2] == "$$" else key: _put_back(v, file) for key, v in value.items()}
+            return tensors[value[_TENSOR]]
+        return {key.removeprefix("$") if key[:2] == "$$" else key: _put_back(v, tensors) for key, v in value.items()}
     if isinstance(value, list):
-        return [_put_back(entry, file) for entry in value]
+        return [_put_back(entry, tensors) for entry in value]
     return value
+
+
+def _digest(plain: str, tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of the plain values and of every tensor's name, kind, shape and bytes."""
+    digest = hashlib.sha256(plain.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _escaped(key: str) -> str:
