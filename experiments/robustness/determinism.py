@@ -42,7 +42,7 @@ from clora_exp.reports.words import markdown_row
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "results" / "robustness" / "determinism"
 TINY = ["model=vit_digits", "tasks=split_digits", "tasks.digits.num_tasks=2", "trainer.epochs=1"]
-REAL = ["model=minilm", "tasks=med_legal_code", "trainer.max_steps=40", "trainer.max_eval_examples=300"]
+REAL = ["model=minilm", "tasks=med_legal_code", "trainer.max_steps=40", "trainer.max_eval_examples=200"]
 DROPOUT = "method.dropout=0.1"  # the adapters' own; what has no adapters has no use for it
 AGAIN = {"again": 0, "1 worker": 1, "2 workers": 2}
 USUAL, OTHERS = 32, (1, 7, 100)
