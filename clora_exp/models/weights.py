@@ -7,6 +7,7 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from clora_exp.adapters.targets import check_targets, wanted
@@ -103,8 +104,12 @@ def recipe(config: ModelConfig) -> Any:
 
 def make_weights(config: ModelConfig, progress: "Progress") -> None:
     """Make the weights of a recipe where they are not there yet."""
-    if config.path is None and config.recipe is not None and not recipe(config).folder().exists():
-        recipe(config).make(progress)
+    if config.path is not None or config.recipe is None or (folder := recipe(config).folder()).exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # of several runs that begin one makes them
+        if not folder.exists():
+            recipe(config).make(progress)
 
 
 def check_layers(config: ExperimentConfig) -> None:
