@@ -49,7 +49,7 @@ def read_state(path: Path) -> Any:
         elif digest != _digest(plain, tensors):
             raise ValueError("its content is not what was written: the SHA-256 is another")
         return _put_back(json.loads(plain), tensors)
-    except (KeyError, TypeError, SafetensorError) as error:
+    except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
 
