@@ -1,8 +1,8 @@
 """What fifty tasks cost: does the last one take longer than the second, and does anything pile up in between?
 
-Permuted digits, 50 tasks of 10 labels, on the small ViT with `method=clora_xs`, whose tasks own their parts. Training of
-task 50 and of task 2 take turns; one whole run counts evaluations and seconds by task; then how long `run.py` takes to
-answer where nothing is trained. With --memory also what stays in memory after each task, for `clora_xs` and `replay`.
+Permuted digits, 50 tasks of 10 labels, on the small ViT with `method=clora_xs`, whose tasks own their parts. Training
+of task 50 and of task 2 take turns; one whole run counts evaluations and seconds by task; then how long `run.py` takes
+to answer where nothing is trained. With --memory also what stays in memory after each task, `clora_xs` and `replay`.
 Run: python benchmarks/long_sequence.py [--memory]; writes results/benchmarks/long_sequence.md, and prints one JSON
 object as its last line.
 """
@@ -122,8 +122,8 @@ def trained(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     medians = [1000 * float(np.median(seconds)) for seconds in (second, late)]
     lines = [
         "## Training\n",
-        f"A session of {options.steps} steps, from the start of its Trainer to its end, of task 2 and of task {last} in "
-        f"turn, {options.rounds} rounds; medians, with a 95 % interval by bootstrap over the rounds.\n",
+        f"A session of {options.steps} steps, from the start of its Trainer to its end, of task 2 and of task {last} "
+        f"in turn, {options.rounds} rounds; medians, with a 95 % interval by bootstrap over the rounds.\n",
         f"| ms of task 2 | ms of task {last} | {last} over 2, target ≤ 1.05 |",
         "| --- | --- | --- |",
         f"| {medians[0]:.1f} | {medians[1]:.1f} | {value:.3f} ({low:.3f} to {high:.3f}) |\n",
@@ -235,8 +235,9 @@ def remembered(courses: dict[str, Course]) -> tuple[dict[str, float], list[str]]
     lines = [
         "## Memory\n",
         f"One run each, 5 steps and 30 held-out examples a task, {len(courses['replay'].resident)} tasks. Resident "
-        f"memory when a task has been learned, measured and saved, after a garbage collection; slopes by least squares "
-        f"from task {SETTLED + 1} on. What the method stores is what it keeps to learn later tasks by and what answers.\n",
+        f"memory when a task has been learned, measured and saved, after a garbage collection; slopes by least "
+        f"squares from task {SETTLED + 1} on. What the method stores is what it keeps to learn later tasks by and what "
+        "answers.\n",
         "| method | MB at task " + f"{SETTLED} | MB in the end | MB a task | of that stored | so MB a task, target ≤ 1 "
         "| file descriptors, then and in the end | threads |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -246,10 +247,9 @@ def remembered(courses: dict[str, Course]) -> tuple[dict[str, float], list[str]]
         tasks = np.arange(SETTLED, len(course.resident))
         slopes = [float(np.polyfit(tasks, of[SETTLED:] / MB, 1)[0]) for of in (course.resident, course.stored)]
         ends = [f"{of[SETTLED - 1]:.0f}, {of[-1]:.0f}" for of in (course.descriptors, course.threads)]
-        lines.append(
-            f"| `{name}` | {course.resident[SETTLED - 1] / MB:.0f} | {course.resident[-1] / MB:.0f} | {slopes[0]:.3f} | "
-            f"{slopes[1]:.3f} | {slopes[0] - slopes[1]:.3f} | {' | '.join(ends)} |"
-        )
+        held = [f"{course.resident[t] / MB:.0f}" for t in (SETTLED - 1, -1)]
+        slope = [f"{value:.3f}" for value in (*slopes, slopes[0] - slopes[1])]
+        lines.append("| " + " | ".join([f"`{name}`", *held, *slope, *ends]) + " |")
         found[f"memory_mb_a_task_{name}"] = slopes[0] - slopes[1]
         found[f"descriptors_grown_{name}"] = float(course.descriptors[-1] - course.descriptors[SETTLED - 1])
         found[f"threads_grown_{name}"] = float(course.threads[-1] - course.threads[SETTLED - 1])

@@ -253,9 +253,9 @@ def page(same: Times, own: dict[int, Times], options: argparse.Namespace) -> str
     lines = [
         "# What the loop costs\n",
         f"`{command}`\n",
-        f"MiniLM with LoRA (rank 16, on the attention) and a head a task learns medical → legal → code, {options.steps} "
-        f"steps of 16 examples each; after each task {options.examples} held-out examples of every task seen are "
-        f"answered. float32, {options.threads} thread(s), torch {torch.__version__}, transformers "
+        "MiniLM with LoRA (rank 16, on the attention) and a head a task learns medical → legal → code, "
+        f"{options.steps} steps of 16 examples each; after each task {options.examples} held-out examples of every "
+        f"task seen are answered. float32, {options.threads} thread(s), torch {torch.__version__}, transformers "
         f"{transformers.__version__}, avalanche-lib 0.6.0; {processor()}, {cores} cores, {memory:.0f} GB, no GPU. The "
         f"sides take turns, task by task, {options.rounds} rounds after one to warm up; seconds are medians of a whole "
         "round, ratios medians of the rounds' ratios with a 95 % interval by bootstrap over the rounds. All that a "
@@ -279,7 +279,7 @@ def _same_lines(same: Times) -> list[str]:
     targets = {"plain": ", target ≤ 1.03", "trainer": ", target ≤ 1.00", "avalanche": ", target ≤ 1.00"}
     lines = [
         "## With the same batches\n",
-        "Every side has the batches of this project, from the same weights with the same learning rates and clipping.\n",
+        "Every side has this project's batches, from the same weights with the same learning rates and clipping.\n",
         "| | seconds | here over it | in training | in evaluation | largest difference of a loss | other answers |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         f"| {NAMES['ours']} | {np.median(same.of('both', 'ours')):.2f} | | | | | |",

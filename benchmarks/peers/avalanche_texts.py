@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from avalanche_digits import HeadPerTask  # first: it makes torchvision importable
+
+# isort: split
+import torch
 from avalanche.benchmarks import benchmark_from_datasets, with_task_labels
 from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
 from avalanche.core import SupervisedPlugin
@@ -72,6 +74,7 @@ class Steps(SupervisedPlugin):
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
         self._factors, self._clip = settings["factors"], settings["gradient_clip"]
+        self._rates: list[float] = []
         self.order: list[list[int]] | None = None  # of the training or evaluation at hand
         self.losses: list[Tensor] = []
         self.answers: list[list[int]] = []
@@ -84,7 +87,7 @@ class Steps(SupervisedPlugin):
     def before_training_exp(self, strategy: Any, **_: Any) -> None:
         """Start a task."""
         self.losses = []
-        self._rates = [group["lr"] for group in strategy.optimizer.param_groups]
+        self._rates = self._rates or [group["lr"] for group in strategy.optimizer.param_groups]
         self._given(strategy)
 
     def before_update(self, strategy: Any, **_: Any) -> None:
