@@ -9,15 +9,17 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from clora_exp import processes
 from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
 from clora_exp.models.weights import check_backend, check_layers
 from clora_exp.reports.notices import collected_notices
-from clora_exp.runs import check_writable
+from clora_exp.runs import check_writable, read_run
 
 
 def cli() -> int:
@@ -36,32 +38,39 @@ def cli() -> int:
         is_composed = True
         overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("overwrite=")]
         others = [o for o in overrides if not o.lstrip("+").startswith("reproduce=")]
-        command = shlex.join(["python", "run.py", *overrides])
+        command = shlex.join([*processes.launcher(), "run.py", *overrides])
         try:
             config = experiment(composed)
             if config.reproduce is not None and others:
                 raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
-            check_writable(config.results_dir)
+            check_writable(config)
+            if config.reproduce is not None:
+                read_run(Path(config.reproduce))
             check_layers(config)
             check_backend(config.method.backend)
             from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
             from clora_exp.reports.terminal import Terminal
             from clora_exp.reproduction import reproduce
 
-            terminal = Terminal()
-            with collected_notices(terminal.notices):
+            terminal = Terminal() if processes.rank() == 0 else Terminal.silent()
+            with processes.joined(), collected_notices(terminal.notices):
                 if config.reproduce is None:
                     run(config, command, terminal)
                 else:
-                    print(reproduce(Path(config.reproduce), command, terminal))
+                    print(reproduce(Path(config.reproduce), terminal))
         except Differs as finding:
             findings.append(f"{config.reproduce} differs: {finding}")
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
-            print(f"\n{stop}; finished tasks are kept, the same command goes on: {command}", file=sys.stderr)
+            again = sweep() if HydraConfig.get().mode == RunMode.MULTIRUN else command
+            if processes.rank() == 0:
+                print(f"\n{stop}; finished tasks are kept, the same command goes on: {again}", file=sys.stderr)
             raise KeyboardInterrupt(stop.signal_number) from stop
         except CloraError as mistake:  # kept: Hydra would print lines of its own around it
             mistakes.append(mistake)
 
+    if processes.world_size() > 1 and {"-m", "--multirun"} & set(sys.argv):
+        print(f"error: {processes.NO_SWEEP}", file=sys.stderr)
+        return 2
     try:
         text = answer(sys.argv[1:])
         print(text) if text is not None else job()
@@ -71,11 +80,16 @@ def cli() -> int:
         mistakes.append(in_words(error, sys.argv[1:]))
     except KeyboardInterrupt as stop:
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    for mistake in mistakes:
+    for mistake in mistakes if processes.rank() == 0 else ():
         print(f"error: {mistake}", file=sys.stderr)
     for finding in findings:
         print(finding, file=sys.stderr)
     return 2 if mistakes else 1 if findings else 0
+
+
+def sweep() -> str:
+    """Return the command of the sweep that runs, such that it does what is missing."""
+    return shlex.join(["python", "run.py", *(o for o in sys.argv[1:] if not o.lstrip("+").startswith("overwrite="))])
 
 
 if __name__ == "__main__":

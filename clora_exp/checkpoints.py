@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
+from clora_exp import processes
 from clora_exp.interrupts import StopOnSignal
 
 MAX_SHARE = 0.02  # of training time, for writing
@@ -26,7 +27,7 @@ class SessionCheckpoints(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Count from here; a signal that came before there is anything new ends the run at once."""
-        self._stop.check()
+        self._stop.check_together()
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
@@ -36,12 +37,14 @@ class SessionCheckpoints(lightning.Callback):
         is_last = len(pl_module.steps) == pl_module.num_steps
         floor_s = 0.0 if is_last else self._every_s
         seldom_enough_s = self._took_s * (1 / MAX_SHARE - 1) if self._every_s else 0.0
-        if self._stop.has_come or time.monotonic() - self._last >= max(floor_s, seldom_enough_s):
+        has_come = processes.any_of(self._stop.has_come)
+        if has_come or time.monotonic() - self._last >= max(floor_s, seldom_enough_s):
             started = time.monotonic()
             self._save(pl_module.checkpoint())
             self._last = time.monotonic()
             self._took_s = self._last - started
-        self._stop.check()
+        if has_come:
+            self._stop.end()
 
 
 def seconds_of(begun: dict[str, Any] | None) -> float:

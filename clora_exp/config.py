@@ -230,7 +230,7 @@ class ExperimentConfig:
     results_dir: str = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
-    reproduce: str | None = None  # the folder of a finished run: run it again as it was recorded, and compare
+    reproduce: str | None = None  # a finished run, to be run again and compared
 
     def __post_init__(self) -> None:
         if self.scenario == "class_incremental" and self.method.protocol == "single":

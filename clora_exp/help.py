@@ -29,7 +29,6 @@ OPTIONS = [  # what one reaches for first; the rest is in --cfg job
     "overwrite",
     "reproduce",
     "method.rank",
-    "method.alpha",
     "method.learning_rate",
     "method.protocol",
     "trainer.epochs",
@@ -69,7 +68,7 @@ def configuration(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to as YAML that can be copied; a section's keys run on in one line."""
     composed = OmegaConf.to_container(compose_raw(overrides), resolve=True)
     return yaml.safe_dump(
-        composed, default_flow_style=None, sort_keys=False, width=WIDTH - 32, allow_unicode=True
+        composed, default_flow_style=None, sort_keys=False, width=WIDTH - 28, allow_unicode=True
     ).rstrip()
 
 

@@ -9,6 +9,7 @@ The optimiser step is in `session.py`, what a method adds is in `methods/`, what
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from pytorch_lightning import Callback
 
-from clora_exp import discovery
+from clora_exp import discovery, processes
 from clora_exp.checkpoints import SessionCheckpoints, num_steps_of, seconds_of
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
@@ -31,7 +32,7 @@ from clora_exp.randomness import seed_everything
 from clora_exp.reports.progress import Watch
 from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
-from clora_exp.results import RunDirectory
+from clora_exp.results import Following, RunDirectory
 from clora_exp.session import device_of, fit, predict
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream
@@ -46,7 +47,7 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: S
     `callbacks` are Lightning's, of every session and evaluation.
     """
     stream, model_sha256 = ingredients(config, terminal)
-    folder = RunDirectory(config, stream, model_sha256)
+    folder = (Following if processes.rank() else RunDirectory)(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite:
         return conclude(folder, terminal)
     with folder.held(command):
@@ -72,6 +73,7 @@ def learn(
     train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
     held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
     folder.prepare(command, describe_environment(stream, folder.model_sha256, device))
+    processes.wait()
     progress, state = folder.load_progress()
     begun = folder.load_session(progress)
     scenario = method.scenario
@@ -117,7 +119,7 @@ def learn(
             sizes = [folder.save_adapter(j, method) for j in learned]
             progress.costs.append(cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds))
             folder.save_progress(progress, method.state_dict())
-            stop.check()
+            stop.check_together()
 
         folder.save_samples(method.samples(held_out))
         folder.finish(progress)
@@ -154,8 +156,12 @@ def sessions(protocol: str, scenario: Scenario) -> list[Plan]:
 def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
     """Write the report of a finished run where it is wanted and not there yet, and print the result."""
     folder.drop_checkpoint()
-    if folder.config.report and not (folder.path / "report.md").exists():
-        write_report(folder.path)
+    processes.wait()
+    if folder.writes and folder.config.report and not (folder.path / "report.md").exists():
+        if os.access(folder.path, os.W_OK):
+            write_report(folder.path)
+        else:
+            terminal.unreported(folder)
     terminal.finished(folder)
     return folder
 

@@ -3,7 +3,9 @@
 It runs in `.reproduced/` beside the runs, resumes there where it is interrupted, and goes when it is found equal.
 """
 
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ class Comparison(lightning.Callback):
             raise Differs(f"step {step} of task {task!r}: loss {recorded!r} recorded, {loss!r} now")
 
 
-def reproduce(path: Path, command: str, terminal: Terminal) -> str:
+def reproduce(path: Path, terminal: Terminal) -> str:
     """Run a finished run again and return in one line what was compared.
 
     Raises:
@@ -68,12 +70,14 @@ def reproduce(path: Path, command: str, terminal: Terminal) -> str:
     for line in _changes(recorded, config, terminal, path):
         terminal.console.print(line, markup=False, highlight=False)
     comparison = Comparison(recorded)
-    folder = loop.run(config, command, terminal, [comparison])
+    folder = loop.run(config, recorded.command, terminal, [comparison])
     again = folder.read()
     for row in again.history[again.history.metric == "train_loss"].itertuples():
         comparison.look(str(row.task), int(row.step), float(row.value))
     found = _compare(path, folder.path, len(comparison._losses))
     shutil.rmtree(folder.path)
+    with suppress(OSError):  # another run is reproduced there
+        os.removedirs(folder.path.parent)
     return found
 
 

@@ -12,6 +12,7 @@ results/runs/<tasks>/<method>/<hash8>-s<seed>/
   adapters/<task>/       what answered the task when it had just been learned; peft/ the same as a plain PEFT LoRA
   report.md, figures/    the run as a page, see reports/run.py
   checkpoint/            what the next task needs, and how far the session at hand is; gone when the run is done
+  SHA256SUMS             of a finished run, what its files were
   .lock, .holder.json    which process writes the run
 """
 
@@ -20,7 +21,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,15 +33,18 @@ import yaml
 from safetensors.torch import save as save_tensors
 
 from clora_exp.adapters.export import write_peft
+from clora_exp.checksums import NAME as SUMS
+from clora_exp.checksums import write_sums
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
-from clora_exp.files import folder_written_atomically, remove_unfinished, write_atomically
+from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
+from clora_exp.identity import plain_config, run_hash
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
-from clora_exp.runs import StoredRun, read_run, unwritable
+from clora_exp.runs import FILES, StoredRun, read_run, status_of, unwritable
 from clora_exp.states import pack_layers, read_state, write_state
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream
@@ -48,30 +53,12 @@ log = logging.getLogger("clora_exp")
 
 CHECKPOINT_FORMAT = 2
 GOES_ON = "what was finished is kept, and the same command goes on when this is mended"
-NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
-    "seed",
-    "results_dir",
-    "overwrite",
-    "report",
-    "reproduce",
-    "trainer.num_workers",
-    "trainer.checkpoint_every",
-)
-SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
-    "scenario": "task_incremental",
-    "method.composition": "own",
-    "method.magnitudes": "fixed",
-    "method.head": "linear",
-    "method.cosine_scale": 10.0,
-    "method.trained_classes": "seen",
-    "method.identifier": "gaussian",
-    "tasks.icd10.sessions": 1,
-    "trainer.max_eval_examples": None,
-}
 
 
 class RunDirectory:
     """One run's folder."""
+
+    writes = True
 
     def __init__(self, config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> None:
         """Name the folder; touches no disk."""
@@ -86,10 +73,7 @@ class RunDirectory:
     @property
     def status(self) -> str | None:
         """Return the first line of STATUS, or None where no run has begun."""
-        try:
-            return (self.path / "STATUS").read_text(encoding="utf-8").splitlines()[0]
-        except (OSError, IndexError):
-            return None
+        return status_of(self.path)
 
     @contextmanager
     def held(self, command: str) -> Iterator[None]:
@@ -103,7 +87,7 @@ class RunDirectory:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(held(self.path, command))
             except OSError as error:
-                raise unwritable(self.config.results_dir, error.strerror) from error
+                raise self._unwritable(error) from error
             yield
 
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
@@ -117,11 +101,15 @@ class RunDirectory:
                 if path.name not in (LOCK, HOLDER):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             remove_unfinished(self.path)
+            (self.path / SUMS).unlink(missing_ok=True)  # of a run that was killed in its very end
             self._write("config.yaml", yaml.safe_dump(plain_config(self.config), sort_keys=False, allow_unicode=True))
             self._write("command.txt", command + "\n")
             self._write("environment.json", _json(self._with_earlier(environment)))
         except OSError as error:
-            raise unwritable(self.config.results_dir, error.strerror) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return unwritable(self.config.results_dir, f"{error.strerror}, {error.filename or self.path}; {GOES_ON}")
 
     def _with_earlier(self, environment: dict[str, Any]) -> dict[str, Any]:
         """Return what ran first, with each later environment under `resumed`."""
@@ -158,7 +146,7 @@ class RunDirectory:
                 with suppress(OSError):  # what could not be written is tried once more
                     handler.close()
         except OSError as error:
-            raise RunError(f"{_place_of(error, self.path)}; {GOES_ON}") from error
+            raise RunError(f"{place_of(error, self.path)}; {GOES_ON}") from error
 
     def _end(self, status: str, message: str, exc_info: bool = False) -> None:
         with suppress(OSError):  # on a full disk there is no room for the reason either
@@ -198,6 +186,8 @@ class RunDirectory:
             state = read_state(path)
             if state["format"] != CHECKPOINT_FORMAT:
                 raise ValueError(f"format {state['format']}, this version reads {CHECKPOINT_FORMAT}")
+            if state["run"] != self.path.name:
+                raise ValueError(f"it is of the run {state['run']}, not of this one")
             return state
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise self._damaged(path, error) from error
@@ -208,14 +198,17 @@ class RunDirectory:
     def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
         """Write the result files, then the checkpoint they can be made again from."""
         self._write_results(progress)
-        state = {"format": CHECKPOINT_FORMAT, "progress": progress.state_dict(), "method": method_state}
+        state = self._of_this_run() | {"progress": progress.state_dict(), "method": method_state}
         self._checkpoint.parent.mkdir(exist_ok=True)
         write_state(self._checkpoint, state)
         self._session.unlink(missing_ok=True)  # of the task that has ended
 
+    def _of_this_run(self) -> dict[str, Any]:
+        return {"format": CHECKPOINT_FORMAT, "run": self.path.name}
+
     def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
         """Write how far the session at hand is."""
-        state = {"format": CHECKPOINT_FORMAT, "num_tasks_done": progress.num_tasks_done, "session": session}
+        state = self._of_this_run() | {"num_tasks_done": progress.num_tasks_done, "session": session}
         write_state(self._session, state)
 
     def _write_results(self, progress: Progress) -> None:
@@ -228,7 +221,7 @@ class RunDirectory:
         self._write_csv("cost.csv", [dataclasses.asdict(cost) for cost in progress.costs], columns)
 
     def _write_csv(self, name: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
-        self._write(name, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
+        self._write(name, csv_text(pd.DataFrame(rows, columns=columns)))
 
     def save_adapter(self, t: int, method: Method) -> int:
         """Write `adapters/<task>/` and return the size of its adapter.safetensors in bytes.
@@ -278,6 +271,12 @@ class RunDirectory:
         self._write_results(progress)
         (self.path / "report.md").unlink(missing_ok=True)  # one made of the unfinished run
         log.info("done")
+        files = [
+            self.path / name
+            for name in FILES
+            if (self.path / name).is_file() and name not in ("run.log", "STATUS", SUMS)
+        ]
+        write_sums(self.path, [*files, *(p for p in (self.path / "adapters").rglob("*") if p.is_file())])
         self._write("STATUS", "done\n")
         self.drop_checkpoint()
 
@@ -297,46 +296,6 @@ class RunDirectory:
         write_atomically(self.path / name, text.encode())
 
 
-def plain_config(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the configuration as Hydra composed it: parts stand under their own names again."""
-    plain = dataclasses.asdict(config)
-    for section, key in (("method", "strategies"), ("tasks", "sources")):
-        plain[section] |= plain[section].pop(key)
-    kind = plain["model"].pop("kind")
-    plain["model"][kind] = plain["model"].pop("settings")
-    return plain
-
-
-def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> str:
-    """Return eight hex digits of what decides the numbers of a run, its seed apart.
-
-    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie.
-    """
-    plain = plain_config(config)
-    for key in NOT_IN_HASH:
-        section, _, name = key.rpartition(".")
-        del (plain[section] if section else plain)[name]
-    for key in ("path", "package", "subfolder", "recipe", "hub_id"):
-        del plain["model"][key]
-    del plain["tasks"]["description"]
-    plain["tasks"] = _without(plain["tasks"], ("path", "revision"))
-    for key, value in SINCE.items():
-        *sections, name = key.split(".")
-        place = plain
-        for section in sections:
-            place = place.get(section, {})
-        if place.get(name, ...) == value:
-            del place[name]
-    identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _without(value: Any, names: Collection[str]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: _without(inner, names) for key, inner in value.items() if key not in names}
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=_plain_number) + "\n"
 
@@ -347,13 +306,49 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+class Following(RunDirectory):
+    """The folder as the other processes of a run see it: they read, and the first one writes."""
+
+    writes = False
+
+    @contextmanager
+    def held(self, command: str) -> Iterator[None]:
+        """The first process holds it for all."""
+        yield
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The first process says how the run ends."""
+        yield
+
+    def prepare(self, command: str, environment: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def save_adapter(self, t: int, method: Method) -> int:
+        """Leave it to the first process."""
+        return 0
+
+    def save_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Leave it to the first process."""
+
+    def finish(self, progress: Progress) -> None:
+        """Leave it to the first process."""
+
+    def drop_checkpoint(self) -> None:
+        """Leave it to the first process."""
+
+
 class _RunLog(logging.FileHandler):
     """A log whose trouble is an error of the run, not a traceback on the screen."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        raise  # what the write raised
-
-
-def _place_of(error: OSError, folder: Path) -> str:
-    """Return where and why: "results/…/state.safetensors: No space left on device"."""
-    return f"{error.filename or folder}: {error.strerror or error}"
+        error = sys.exc_info()[1]  # what the write raised
+        if isinstance(error, OSError):
+            error.filename = self.baseFilename
+        raise

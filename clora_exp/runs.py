@@ -9,9 +9,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from clora_exp.checksums import NAME, check_sums
+from clora_exp.config import ExperimentConfig
 from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
+from clora_exp.received import parse_yaml
 
 FILES = {  # what a run leaves, in the order a reader wants it
     "report.md": "the run as a page",
@@ -28,7 +31,10 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "environment.json": "versions, commit, hardware, fingerprints of data and model",
     "run.log": "what happened when",
     "STATUS": "running, interrupted, done or failed",
+    "SHA256SUMS": "what the files were when the run ended; sha256sum -c SHA256SUMS",
 }
+
+STATUSES = ("running", "interrupted", "done", "failed")
 
 
 @dataclass(frozen=True)
@@ -70,39 +76,66 @@ def read_run(path: Path) -> StoredRun:
     """
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path}: no run directory (no config.yaml in it)")
+    status = status_of(path)
+    if status == "done":
+        check_sums(path)
     try:
-        config = yaml.safe_load(_text(path, "config.yaml"))
+        config = parse_yaml(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
         metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
         answers = _text(path, "answers.jsonl") if (path / "answers.jsonl").exists() else ""
         return StoredRun(
             path=path,
-            status=_text(path, "STATUS").splitlines()[0],
+            status=status or "unknown",
             config=config,
             command=_text(path, "command.txt").strip(),
             environment=json.loads(_text(path, "environment.json")),
             matrix=matrix,
             metrics=metrics,
-            history=_table(path, "metrics.csv"),
+            history=_table(path, "metrics.csv", converters={"value": float}),  # exact, whatever the version of pandas
             costs=_table(path, "cost.csv"),
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
-    except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
 
 
-def check_writable(results_dir: str) -> None:
-    """Look whether runs can be written there, before any work; makes nothing.
+def check_writable(config: ExperimentConfig) -> None:
+    """Look whether a run can be written, before any work; makes nothing. What may be it, done, need not be.
 
     Raises:
-        RunError: they cannot.
+        RunError: it cannot.
     """
+    results_dir = config.results_dir
     path = Path(results_dir).expanduser().absolute()
+    runs = path.glob(f"{config.tasks.name}/{config.method.name}/*-s{config.seed}")
+    if not config.overwrite and any(status_of(run) == "done" for run in runs):
+        return
     there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not there.is_dir():
         raise unwritable(results_dir, f"{there} is no directory")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise unwritable(results_dir, f"no permission in {there}")
+        raise unwritable(results_dir, f"no permission in {there}, or it is read-only")
+
+
+def status_of(path: Path) -> str | None:
+    """Return the first line of a run directory's STATUS, or None where no run has begun.
+
+    Where STATUS was lost, a folder with the sums of its files is done.
+
+    Raises:
+        RunError: it says what no run says.
+    """
+    try:
+        status = _text(path, "STATUS").splitlines()[0]
+    except (FileNotFoundError, NotADirectoryError, IndexError):
+        return "done" if (path / NAME).exists() else None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / 'STATUS'} cannot be read ({error}); overwrite=true runs it again") from error
+    if status not in STATUSES:
+        have = ", ".join(STATUSES)
+        raise RunError(f"{path / 'STATUS'} says {status[:60]!r}; have: {have}. Write what is so, or overwrite=true")
+    return status
 
 
 def unwritable(results_dir: str, reason: str | None) -> RunError:
@@ -110,8 +143,8 @@ def unwritable(results_dir: str, reason: str | None) -> RunError:
     return RunError(f"results_dir={results_dir}: cannot be written: {reason}")
 
 
-def _table(path: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(path / name, dtype={"task": str}, keep_default_na=False, float_precision="round_trip")
+def _table(path: Path, name: str, **how: Any) -> pd.DataFrame:
+    return pd.read_csv(path / name, dtype={"task": str}, keep_default_na=False, **how)
 
 
 def _text(path: Path, name: str) -> str:

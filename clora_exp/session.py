@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from clora_exp.evaluation.written import Predicted, Written
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import Batch, EncodedSplit, JointSplit
 from clora_exp.optimizers import build_optimizer, warmup_then_linear, with_numbers
+from clora_exp.processes import gathered, num_here, sums, world_size
 from clora_exp.randomness import random_state, set_random_state
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -95,13 +97,26 @@ class Session(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         loss = self.method.training_loss(batch)
-        self._losses.append(float(loss.detach()))
+        mean, weight = self._over_processes(float(loss.detach()), batch)
+        self._losses.append(mean)
         if not np.isfinite(self._losses[-1]):
             raise RunError(
                 f"the loss became {self._losses[-1]} in step {len(self.steps) + 1} of task {self.task_name!r}; "
                 "what was finished before is kept. Try a smaller trainer.learning_rate, or trainer.gradient_clip=1"
             )
-        return loss
+        return loss if weight == 1 else loss * weight
+
+    def _over_processes(self, loss: float, batch: Batch) -> tuple[float, float]:
+        """Return the mean loss over all processes' shares, and the weight of this one's.
+
+        Gradients are averaged over processes, so each loss counts by its share's number of targets over the mean
+        number; terms that are not of the batch are the same everywhere, and the weights' mean is 1.
+        """
+        if world_size() == 1:
+            return loss, 1.0
+        num = float(len(self.method.model.targets(batch)))
+        total, summed = sums(num, num * loss)
+        return summed / total, num * world_size() / total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let strategies change gradients: after accumulation, before clipping, once an optimiser step."""
@@ -173,11 +188,16 @@ def predict(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         outputs = trainer.predict(session, split.evaluation_batches(config.eval_batch_size, config.num_workers))
-    if outputs and isinstance(outputs[0][1], Written):
-        return Written.gathered([(rows.cpu().numpy(), written) for rows, written in outputs])
+    own = [
+        (rows.cpu().numpy(), found if isinstance(found, Written) else found.cpu().numpy())
+        for rows, found in outputs or []
+    ]
+    everyone = [pair for pairs in gathered(own) for pair in pairs]
+    if isinstance(everyone[0][1], Written):
+        return Written.gathered(everyone)
     predicted = np.full(len(split), -1, dtype=np.int64)
-    for rows, labels in outputs or []:
-        predicted[rows.cpu().numpy()] = labels.cpu().numpy()
+    for rows, labels in everyone:
+        predicted[rows] = labels
     assert (predicted >= 0).all()
     return predicted
 
@@ -195,9 +215,12 @@ def device_of(config: TrainerConfig) -> torch.device:
 
 
 def _trainer(config: TrainerConfig, callbacks: Sequence[lightning.Callback], **limits: Any) -> lightning.Trainer:
+    is_one_of_many = world_size() > 1
     trainer = lightning.Trainer(
         accelerator=config.accelerator,
-        devices=1,
+        devices=num_here(),
+        num_nodes=world_size() // num_here(),
+        strategy=DDPStrategy(find_unused_parameters=True) if is_one_of_many else "auto",  # heads of other tasks
         precision=config.precision,
         callbacks=list(callbacks),
         logger=False,
@@ -206,7 +229,8 @@ def _trainer(config: TrainerConfig, callbacks: Sequence[lightning.Callback], **l
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[LightningEnvironment()],  # one process, also where a cluster's variables promise more
+        # one process where torchrun has not started several, also where a cluster's variables promise more
+        plugins=[TorchElasticEnvironment() if is_one_of_many else LightningEnvironment()],
         **limits,
     )
     # Signals are ours: Lightning's handlers would end the process, or on a cluster requeue it, on their own terms.

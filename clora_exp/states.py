@@ -1,9 +1,10 @@
 """Nested states (tensors and plain values) as one safetensors file, and per-layer tensors stacked into few.
 
 Nothing is pickled: tensors are safetensors, plain values are JSON in the file's one metadata key, so equal states are
-equal bytes.
+equal bytes. A digest of everything stands before the JSON: a byte that was changed is seen.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,16 @@ _TENSOR = "$tensor"
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically."""
+    """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically.
+
+    What is a number as a key comes back as a string, and a tuple as a list.
+
+    Raises:
+        TypeError: another value, or two keys of a dict that are one as strings.
+    """
     tensors: dict[str, Tensor] = {}
-    plain = _take_out(state, "", tensors)
-    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(plain)}))
+    plain = json.dumps(_take_out(state, "", tensors))
+    write_atomically(path, save(tensors, metadata={_KEY: f"{_digest(plain, tensors)} {plain}"}))
 
 
 def read_state(path: Path) -> Any:
@@ -35,17 +42,27 @@ def read_state(path: Path) -> Any:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            return _put_back(json.loads(metadata[_KEY]), file)
-    except (KeyError, SafetensorError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        digest, _, plain = metadata[_KEY].partition(" ")
+        if digest.startswith("{"):  # written before there were digests
+            plain = metadata[_KEY]
+        elif digest != _digest(plain, tensors):
+            raise ValueError("its content is not what was written: the SHA-256 is another")
+        return _put_back(json.loads(plain), tensors)
+    except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
 
 def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        while name in tensors:  # {"a/b": …} and {"a": {"b": …}} are two tensors
+            name += "'"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: name}
     if isinstance(value, dict):
-        return {str(key): _take_out(entry, f"{name}/{key}", tensors) for key, entry in value.items()}
+        if len({str(key) for key in value}) < len(value):
+            raise TypeError(f"{name}: two keys are one as strings, of {list(value)}")
+        return {_escaped(str(key)): _take_out(entry, f"{name}/{key}", tensors) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_take_out(entry, f"{name}/{i}", tensors) for i, entry in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
@@ -53,14 +70,28 @@ def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{name}: a state holds tensors and plain values, not {type(value).__name__}")
 
 
-def _put_back(value: Any, file: Any) -> Any:
+def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
-            return file.get_tensor(value[_TENSOR])
-        return {key: _put_back(entry, file) for key, entry in value.items()}
+            return tensors[value[_TENSOR]]
+        return {key.removeprefix("$") if key[:2] == "$$" else key: _put_back(v, tensors) for key, v in value.items()}
     if isinstance(value, list):
-        return [_put_back(entry, file) for entry in value]
+        return [_put_back(entry, tensors) for entry in value]
     return value
+
+
+def _digest(plain: str, tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of the plain values and of every tensor's name, kind, shape and bytes."""
+    digest = hashlib.sha256(plain.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _escaped(key: str) -> str:
+    """Return the key with a second "$" before its first, so that no key of a state is taken for a tensor's."""
+    return f"${key}" if key.startswith("$") else key
 
 
 def pack_layers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:

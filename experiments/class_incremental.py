@@ -19,6 +19,7 @@ from clora_exp.compose import compose_experiment
 from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.evaluation.statistics import mcnemar
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row, p_value, size
@@ -199,4 +200,4 @@ def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)

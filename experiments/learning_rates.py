@@ -14,6 +14,7 @@ import pandas as pd
 
 from clora_exp.compose import compose_experiment
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 
@@ -118,4 +119,4 @@ def page(table: pd.DataFrame, precision: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)

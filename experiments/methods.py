@@ -17,6 +17,7 @@ from clora_exp.evaluation.metrics import intransigence, transfer_gain
 from clora_exp.evaluation.predictions import correct_right_after_learning, read_predictions
 from clora_exp.evaluation.statistics import mcnemar
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row, p_value, signed, size, threads
@@ -245,4 +246,4 @@ def _examples(stored: StoredRun) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from clora_exp.compose import CONF, compose_experiment
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row, size
@@ -200,4 +201,4 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)

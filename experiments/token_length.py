@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clora_exp.compose import compose_experiment
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.methods.base import Method
 from clora_exp.tasks.stream import Task, load_stream
 
@@ -85,4 +86,4 @@ def page(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)

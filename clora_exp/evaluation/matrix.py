@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clora_exp.files import csv_text
+
 INIT = "init"
 
 
@@ -28,7 +30,7 @@ class AccuracyMatrix:
         """Return CSV whose first column is `after`; numbers as short as they read back exactly."""
         frame = pd.DataFrame(self.values, columns=self.tasks)
         frame.insert(0, "after", self.rows)
-        return frame.to_csv(index=False, lineterminator="\n")
+        return csv_text(frame)
 
     @classmethod
     def from_csv(cls, text: str | Path) -> "AccuracyMatrix":

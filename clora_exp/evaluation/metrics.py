@@ -50,6 +50,8 @@ def forgetting(a: np.ndarray) -> float:
     The maximum leaves out the last row, so a task that ends best has a negative value, and takes in the rows before the
     task is learned, as printed there, where they are measured; divisor T − 1.
     """
+    if _lacks_a_learned_task(a):
+        return float("nan")
     return float((np.fmax.reduce(a[1:-1]) - a[-1])[:-1].mean())
 
 
@@ -59,10 +61,14 @@ def mean_drop(a: np.ndarray) -> float:
     It counts tasks not yet learned too: their entries lie below their later maximum. In the class-incremental scenario
     they have none, and the mean is over what there is.
     """
-    has_been_learned = np.tril(np.ones(a.shape, bool), k=-1)
-    if np.isnan(a[has_been_learned]).any():
+    if _lacks_a_learned_task(a):
         return float("nan")
     return float(np.nanmean(np.maximum(0.0, np.fmax.reduce(a) - a[2:])))
+
+
+def _lacks_a_learned_task(a: np.ndarray) -> bool:
+    """Tell whether an a[i, j] with j ≤ i is missing."""
+    return bool(np.isnan(a[np.tril(np.ones(a.shape, bool), k=-1)]).any())
 
 
 def forward_transfer(a: np.ndarray) -> float:

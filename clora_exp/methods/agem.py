@@ -35,6 +35,10 @@ class AGEM(Rehearsal):
     step_cost: ClassVar[str] = "flat: one more backward pass"
     task_cost: ClassVar[str] = "a pass over some examples, without the model"
 
+    in_processes: ClassVar[str] = (
+        "gradients are averaged before they are projected; the memory is the same in every process"
+    )
+
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)
         self.memory = ExampleMemory("reservoir", None, None, method.seed)

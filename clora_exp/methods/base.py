@@ -31,6 +31,7 @@ from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.models.language import LanguageConfig
 from clora_exp.optimizers import two_groups
+from clora_exp.processes import world_size
 from clora_exp.states import num_bytes
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import Task, TaskStream
@@ -367,6 +368,8 @@ def check_strategies(config: ExperimentConfig) -> None:
         if config.scenario not in strategy.scenarios:
             have = ", ".join(strategy.scenarios)
             raise ConfigError(f"scenario={config.scenario}: method.{name} cannot run in it; have: {have}")
+        if world_size() > 1 and strategy.needs_one_process:
+            raise ConfigError(f"method.{name}: runs in one process: {strategy.needs_one_process}; leave torchrun out")
         if reason := strategy.objection(config):
             raise ConfigError(f"method.{name}: {reason}")
 

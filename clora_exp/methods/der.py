@@ -42,6 +42,7 @@ class DER(Rehearsal):
     stores: ClassVar[str] = "examples with their logits, up to a bound"
     step_cost: ClassVar[str] = "flat: one more batch"
     needs_heads: ClassVar[bool] = True
+    needs_one_process: ClassVar[str] = "its memory takes in batches as they pass, and each process sees its own share"
     off: ClassVar[dict[str, Any]] = {"alpha": 0.0}
 
     def __init__(self, config: Any, method: Any) -> None:

@@ -27,6 +27,7 @@ class MemoryConfig:
 class Rehearsal(Strategy):
     """A strategy with an example memory; it draws from generators of its own, seeded by the run's seed."""
 
+    in_processes: ClassVar[str] = "the memory is the same in every process, and so is what is drawn from it"
     trains_earlier_heads: ClassVar[bool] = True
     memory: ExampleMemory
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from clora_exp.processes import rank, share, world_size
+
 
 @dataclass
 class Batch:
@@ -67,10 +69,13 @@ class EncodedSplit(Dataset[Batch]):
         return _loader(self, order, num_workers)
 
     def evaluation_batches(self, batch_size: int, num_workers: int = 0) -> DataLoader[Batch]:
-        """Return every example once, longest batches first: what does not fit in memory fails at once."""
+        """Return every example once, longest batches first: what does not fit in memory fails at once.
+
+        Of several processes each has its share of the batches.
+        """
         order = np.argsort(-self.lengths, kind="stable")
         batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
-        return _loader(self, batches, num_workers)
+        return _loader(self, batches[rank() :: world_size()], num_workers)
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,10 @@ class JointSplit(Dataset[Batch]):
 
 
 class EveryEpoch:
-    """The batches of several epochs one after another, from number `start` on: a place in them is one number."""
+    """The batches of several epochs one after another, from number `start` on: a place in them is one number.
+
+    Of each a process has its share of the rows, so that all together take the batches of one process.
+    """
 
     def __init__(self, batches: "LengthGroupedBatches | MixedBatches", epochs: int, start: int = 0) -> None:
         self._batches, self._epochs, self._start = batches, epochs, start
@@ -215,7 +223,8 @@ class EveryEpoch:
         first, skipped = divmod(self._start, len(self._batches))
         for epoch in range(first, self._epochs):
             self._batches.set_epoch(epoch)
-            yield from itertools.islice(iter(self._batches), skipped if epoch == first else 0, None)
+            for batch in itertools.islice(iter(self._batches), skipped if epoch == first else 0, None):
+                yield (batch[0], share(batch[1])) if isinstance(batch, tuple) else share(batch)
 
 
 def _loader(split: Dataset[Batch], order: Any, num_workers: int) -> DataLoader[Batch]:

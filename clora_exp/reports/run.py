@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clora_exp.files import write_atomically
+from clora_exp.errors import RunError
+from clora_exp.files import place_of, write_atomically
 from clora_exp.reports.figures import draw_all
 from clora_exp.reports.words import METRICS, duration, markdown_row, number, sentence, signed, size, threads
 from clora_exp.runs import FILES, StoredRun, read_run
@@ -21,11 +22,14 @@ def write_report(path: Path) -> Path:
     """Write `figures/` and `report.md` into the run directory `path`; return the page.
 
     Raises:
-        RunError: it is no run directory, or cannot be read.
+        RunError: it is no run directory, cannot be read, or there is no room for its page.
     """
     run = read_run(path)
-    figures = draw_all(run, path / "figures")
-    write_atomically(path / "report.md", page(run, figures).encode())
+    try:
+        figures = draw_all(run, path / "figures")
+        write_atomically(path / "report.md", page(run, figures).encode())
+    except OSError as error:
+        raise RunError(f"{place_of(error, path)}; the run is kept as it is, the same command goes on") from error
     return path / "report.md"
 
 

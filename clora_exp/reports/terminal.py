@@ -3,6 +3,7 @@
 Writes to one console, standard output as a rule. Without a terminal the bars become a plain line every few seconds.
 """
 
+import io
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ class Terminal:
         self.interval_s = interval_s
         self._protocol = "sequence"
         self._num_rows = 0
+
+    @classmethod
+    def silent(cls) -> "Terminal":
+        """Return one that prints nothing: of the processes of one run the first speaks."""
+        return cls(Console(file=io.StringIO(), quiet=True))
 
     @contextmanager
     def preparing(self, source: str) -> Iterator[None]:
@@ -134,6 +140,10 @@ class Terminal:
         self._map(run)
         self._next(run)
 
+    def unreported(self, folder: RunDirectory) -> None:
+        """Say that a finished run lies where its page cannot be written."""
+        self._line("report", f"not written: {folder.path} is read-only")
+
     def notices(self, notices: Sequence[str]) -> None:
         """Print what libraries warned of, each once."""
         if notices:
@@ -171,13 +181,15 @@ class Terminal:
 def next_commands(run: StoredRun) -> list[tuple[str, str]]:
     """Return commands worth typing after this run, each with its purpose."""
     words = shlex.split(run.command)
-    rest = [word for word in words if not word.startswith("method=") and word != "-m"] or ["python", "run.py"]
+    at = words.index("run.py") + 1 if "run.py" in words else 0
+    start = words[:at] or ["python", "run.py"]
+    rest = [word for word in words[at:] if not word.startswith("method=") and word != "-m"]
 
     def command(*overrides: str) -> str:
         is_another = f"method={run.method}" not in overrides  # the settings of this method are not its
-        kept = [word for word in rest[2:] if word.split("=")[0] not in {o.split("=")[0] for o in overrides}]
+        kept = [word for word in rest if word.split("=")[0] not in {o.split("=")[0] for o in overrides}]
         kept = [word for word in kept if not (is_another and word.lstrip("+").startswith("method."))]
-        return shlex.join([*rest[:2], *overrides, *kept])
+        return shlex.join([*start, *overrides, *kept])
 
     found = []
     if run.method != "frozen":
@@ -187,6 +199,7 @@ def next_commands(run: StoredRun) -> list[tuple[str, str]]:
     else:
         same = "lora" if run.method in ("joint", "single") else run.method
         found.append((command(f"method={same}", "method.protocol=sequence"), "the same on the tasks in turn"))
-    seeds = command(f"method={run.method}", "seed=0,1,2").replace("run.py ", "run.py -m ", 1)
+    start = ["python", "run.py", "-m"]  # a sweep's jobs have one process each
+    seeds = command(f"method={run.method}", "seed=0,1,2")
     found.append((seeds, "three seeds, to know what is chance"))
     return found

@@ -7,6 +7,7 @@ read goes to `Problems`, and reading goes on, so that one error tells how many m
 import csv
 import json
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def columns(path: Path, file: str) -> list[str]:
         DataError: it is no table of these formats.
     """
     if path.suffix.lower() == ".parquet":
-        return list(_parquet(path, file).schema_arrow.names)
+        with _parquet(path, file) as table:
+            return list(table.schema_arrow.names)
     return list(next(rows(path, Problems(file)), (0, {}))[1])
 
 
@@ -116,9 +118,15 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
             continue
         try:
             row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            place = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
-            problems.add("json", line, f"no JSON: {place}; each line is one object")
+        except json.JSONDecodeError as error:
+            problems.add("json", line, f"no JSON: {error.msg} at column {error.colno}; each line is one object")
+            continue
+        except (ValueError, RecursionError) as error:
+            what = "too deep" if isinstance(error, RecursionError) else "a number has thousands of digits"
+            problems.add("json", line, f"no JSON: {what}; each line is one object")
+            continue
+        if "\\u" in text and not _is_unicode(row):
+            problems.add("unicode", line, "no Unicode: half a surrogate pair, \\ud800 to \\udfff")
             continue
         if isinstance(row, dict):
             yield line, row
@@ -126,16 +134,30 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
             problems.add("object", line, "no JSON object; each line is one object")
 
 
+def _is_unicode(row: Any) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parquet_rows(path: Path, problems: Problems, wanted: Collection[str | None]) -> Iterator[Row]:
-    file = _parquet(path, problems.file)
     number = 0
-    for batch in file.iter_batches(columns=[name for name in file.schema_arrow.names if name in wanted]):
-        for values in batch.to_pylist():
-            number += 1
-            yield number, values
+    with _parquet(path, problems.file) as table:
+        for batch in table.iter_batches(columns=[name for name in table.schema_arrow.names if name in wanted]):
+            for values in batch.to_pylist():
+                number += 1
+                yield number, values
 
 
-def _parquet(path: Path, file: str) -> Any:
+@contextmanager
+def _parquet(path: Path, file: str) -> Iterator[Any]:
+    """Yield the file, open; what is wrong in its bytes may show at any use of it.
+
+    Raises:
+        DataError: it is no Parquet file, or pyarrow is not there.
+    """
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -145,6 +167,7 @@ def _parquet(path: Path, file: str) -> Any:
             "or save it as CSV or JSON Lines"
         ) from None
     try:
-        return ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        with ParquetFile(path) as table:
+            yield table
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: of text that is no UTF-8
         raise DataError(f"{file}: no Parquet file: {str(error).splitlines()[0]}") from error

@@ -6,8 +6,8 @@ Writes results/robustness/kills/ (README.md, kills.csv).
 
 A run is made once in one piece, then again in a fresh process that gets SIGKILL at a moment drawn at random (by the
 clock, or in the middle of a file's write), or SIGTERM, or SIGINT; the same run is started again, and killed again,
-until it has been killed often enough; then it may end. Equal means: the accuracy matrix, the metrics, every answer, every
-adapter and every training loss, byte by byte.
+until it has been killed often enough; then it may end. Equal means: the accuracy matrix, the metrics, every answer,
+every adapter and every training loss, byte by byte.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from clora_exp import files, loop, session
 from clora_exp.compose import CONF, compose_experiment
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import Interrupted
+from clora_exp.interrupts import ended_in_order
 from clora_exp.methods.base import Method
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row
@@ -267,4 +268,4 @@ def section(name: str, command: str, frame: pd.DataFrame) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)
