@@ -14,6 +14,7 @@ than that.
 import argparse
 import io
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -81,9 +82,10 @@ def settings(method: str, words: list[str], folder: str) -> list[str]:
 
 
 def sweep(methods: list[str], folder: Path, num_workers: int) -> None:
-    """Run `python run.py -m` over the methods in a process of its own, with a hash seed of its own."""
+    """Run `python run.py -m` over the methods in a process of its own, with a hash seed of its own, on one thread."""
     words = settings(",".join(methods), [*TINY, DROPOUT, f"trainer.num_workers={num_workers}"], str(folder))
-    done = subprocess.run([sys.executable, "run.py", "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "run.py", "-m", *words], cwd=ROOT, capture_output=True, text=True, env=alone)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 
