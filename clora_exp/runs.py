@@ -13,6 +13,7 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
+from clora_exp.received import parse_yaml
 
 FILES = {  # what a run leaves, in the order a reader wants it
     "report.md": "the run as a page",
@@ -72,7 +73,7 @@ def read_run(path: Path) -> StoredRun:
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path}: no run directory (no config.yaml in it)")
     try:
-        config = yaml.safe_load(_text(path, "config.yaml"))
+        config = parse_yaml(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
         metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
         answers = _text(path, "answers.jsonl") if (path / "answers.jsonl").exists() else ""
@@ -88,7 +89,7 @@ def read_run(path: Path) -> StoredRun:
             costs=_table(path, "cost.csv"),
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
-    except (OSError, ValueError, TypeError, KeyError, IndexError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
 
 

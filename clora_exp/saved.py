@@ -24,6 +24,7 @@ from clora_exp.errors import ModelError, RunError, unknown
 from clora_exp.methods.base import not_exportable
 from clora_exp.models.base import TaskModel
 from clora_exp.models.prompts import Told
+from clora_exp.received import is_inside, parse_yaml
 from clora_exp.states import read_state, unpack_layers
 from clora_exp.tasks.stream import Example
 
@@ -77,8 +78,10 @@ def load_task(run: Path, task: str) -> SavedTask:
     have = [path.parent.name for path in run.glob("adapters/*/adapter.json")]
     if task not in have:
         raise RunError(f"{run}: " + unknown("task", task, have))
+    if not is_inside(folder, run):
+        raise RunError(f"{folder} is a link that leads out of the run")
     try:
-        raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        raw = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{run}/config.yaml cannot be read: {error}") from error
     config = structure(raw, SECTIONS)
@@ -97,7 +100,7 @@ def load_task(run: Path, task: str) -> SavedTask:
                 raise ValueError(f"the SHA-256 of {basis} is not the one in adapter.json")
             state = read_state(basis)
         state |= unpack_layers({n: t for n, t in tensors.items() if not n.startswith("head.")}, manifest["layers"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise RunError(f"{folder}: cannot be read: {error}") from error
     kind = discovery.model_kinds.load(config.model.kind)
     if kind.identity(config.model) != manifest["model"]["sha256"]:

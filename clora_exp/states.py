@@ -42,7 +42,7 @@ def read_state(path: Path) -> Any:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             return _put_back(json.loads(metadata[_KEY]), file)
-    except (KeyError, TypeError, SafetensorError) as error:
+    except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
 

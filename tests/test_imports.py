@@ -11,7 +11,7 @@ import clora_exp
 
 ROOT = Path(clora_exp.__file__).parent
 LAYERS = [  # each may import its own layer and those before it
-    {"errors", "discovery", "files", "locks", "processes", "randomness", "__init__"},
+    {"errors", "discovery", "files", "locks", "processes", "randomness", "received", "__init__"},
     {"config"},
     {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "help"},
     {"models"},

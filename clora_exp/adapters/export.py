@@ -118,6 +118,8 @@ REFUSED = {  # what makes a folder more than pairs of factors: key of adapter_co
     "alora_invocation_tokens": None,
     "lora_bias": False,
 }
+PATTERN = re.compile(r"\^?(\w|-|\\?\.|\\d|\||\.\*)+\$?")  # of a layer's name: no group, no other repetition
+MAX_STARS = 3  # each takes as many steps as a name is long, for every step of the others
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that subtract from the base
 
 
@@ -195,8 +197,8 @@ def _pair(
             raise ModelError(f"{folder}: tensor {key!r} is missing")
     A, B = (tensors[key] for key in keys)
     module = keys[0].removeprefix(PREFIX).removesuffix(".lora_A.weight")
-    rank = _of_pattern(config.get("rank_pattern"), module, config["r"])
-    alpha = _of_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+    rank = _of_pattern(folder, config, "rank_pattern", module, "r")
+    alpha = _of_pattern(folder, config, "alpha_pattern", module, "lora_alpha")
     size_in, size_out = (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
     for key, tensor, shape in ((keys[0], A, (rank, size_in)), (keys[1], B, (size_out, rank))):
         if tuple(tensor.shape) != shape:
@@ -204,9 +206,22 @@ def _pair(
     return A, B * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def _of_pattern(pattern: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    """Return the value of the first key of a PEFT pattern that is an end of the name, as a regular expression."""
-    return next((v for key, v in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name)), default)
+def _of_pattern(folder: Path, config: Any, pattern: str, name: str, default: str) -> Any:
+    """Return the value of the first key of a PEFT pattern that is an end of the name, as a regular expression.
+
+    Raises:
+        ModelError: a key that could take for ever to match, or a value that is no positive number.
+    """
+    value = config.get(default)
+    for key, own in (config.get(pattern) or {}).items():
+        if not PATTERN.fullmatch(key) or key.count("*") > MAX_STARS:
+            raise ModelError(f"{folder}: {pattern} has the key {key!r}; names, with . and .* in them, can be read")
+        if re.match(rf"(.*\.)?({key})$", name):
+            value = own
+            break
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ModelError(f"{folder}: {default}={value!r} for {name}; it must be a positive number")
+    return value
 
 
 def merge_into(backbone: nn.Module, pairs: Pairs) -> None:

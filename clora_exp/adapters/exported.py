@@ -43,13 +43,18 @@ class Exported:
     is_conv1d: bool = False  # GPT-2's layers keep W0 as (in, out)
 
     def as_readme(self, title: str, files: str, names: str) -> str:
-        """Return the folder's README."""
+        """Return the folder's README. Its only block of code is `code`, whatever stands in the words around it."""
         labels = f" Labels: {len(self.labels)}, in `labels.json`, in the order of `logits`." * bool(self.labels)
         return README.format(
-            title=title,
-            description=self.description or self.task,
+            title=_words(title),
+            description=_words(self.description or self.task),
             labels=labels,
             files=files,
             names=names,
             code=self.code,
         )
+
+
+def _words(text: str) -> str:
+    """Return a text as one line that opens no block of code."""
+    return " ".join(text.split()).replace("```", "'").replace("~~~", "'")

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified
 from clora_exp.evaluation.written import Predicted, Written
 from clora_exp.files import csv_text
+from clora_exp.received import unpacked
 from clora_exp.tasks.scenario import Scenario
 
 COLUMNS = ["after", "task", "example", "label", "predicted"]
@@ -58,8 +60,15 @@ def to_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read `predictions.csv.gz`; every column is text, whatever the labels look like."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    """Read `predictions.csv.gz`; every column is text, whatever the labels look like.
+
+    Raises:
+        RunError: it cannot be read, or unpacks to far more than a table of answers does.
+    """
+    try:
+        return pd.read_csv(unpacked(path), dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
 
 
 def accuracy_matrix(frame: pd.DataFrame, tasks: list[str]) -> AccuracyMatrix:

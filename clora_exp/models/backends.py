@@ -34,6 +34,7 @@ def load_backbone(
             max_seq_length=max_length,
             load_in_4bit=False,
             use_exact_model_name=True,
+            trust_remote_code=False,
             use_gradient_checkpointing=False,  # its own forgets which task a recomputation answers; see below
         )
         return backbone.eval(), []
@@ -42,7 +43,7 @@ def load_backbone(
     transformers.utils.logging.set_verbosity_error()  # the caller judges what is missing
     try:
         backbone, info = getattr(transformers, kind).from_pretrained(
-            folder, use_safetensors=True, dtype=dtype, output_loading_info=True
+            folder, use_safetensors=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
         )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)

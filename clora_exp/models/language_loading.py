@@ -24,7 +24,7 @@ def load_language_model(config: ModelConfig, backend: str, kind: str) -> tuple[A
     try:
         dtype = getattr(torch, config.settings.dtype)
         backbone, missing = load_backbone(folder, backend, config.settings.max_length, kind, dtype)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model={config.name}: {folder} does not load as {kind}: {reason[0]}") from error

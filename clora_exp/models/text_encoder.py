@@ -160,7 +160,7 @@ def build(config: ModelConfig, backend: str = "peft") -> TextEncoder:
     folder = weights_folder(config)
     try:
         backbone, missing = load_backbone(folder, backend, settings.max_length)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model={config.name}: {folder} does not load: {reason[0]}") from error

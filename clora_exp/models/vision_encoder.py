@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,7 +22,7 @@ from clora_exp.models.batches import EncodedSplit
 from clora_exp.models.prompts import Told
 from clora_exp.models.weights import sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
-from clora_exp.tasks.images import data_uri
+from clora_exp.tasks.images import MAX_PIXELS, data_uri, open_image
 from clora_exp.tasks.stream import Example, Task
 
 PROCESSOR = "preprocessor_config.json"
@@ -149,20 +149,28 @@ class VisionEncoder(TaskModel):
 
     def _pixels(self, examples: Sequence[Example]) -> np.ndarray:
         """Return the images in the model's size, (n, channels, height, width) uint8."""
-        sized = [self._sized(examples[i : i + CHUNK]) for i in range(0, len(examples), CHUNK)]
-        return np.concatenate(sized)
+        options = {"return_tensors": "np", "do_rescale": False, "do_normalize": False}
+        return np.concatenate([self.tokenizer(images, **options)["pixel_values"] for images in self._opened(examples)])
 
-    def _sized(self, examples: Sequence[Example]) -> np.ndarray:
-        from PIL import Image
+    def _opened(self, examples: Sequence[Example]) -> Iterator[list[Any]]:
+        """Yield the images in lists of `CHUNK`, or of fewer large ones.
 
-        mode, opened = _mode(self.backbone.config), []
+        Raises:
+            DataError: one that cannot be read.
+        """
+        mode, opened, num_pixels = _mode(self.backbone.config), [], 0
         for example in examples:
             try:
-                with Image.open(io.BytesIO(example.image_bytes)) as image:
+                with open_image(io.BytesIO(example.image_bytes)) as image:
                     opened.append(image.convert(mode))
-            except OSError as error:
+            except (OSError, ValueError, SyntaxError) as error:
                 raise DataError(f"image {example.id!r} cannot be read: {error}") from error
-        return self.tokenizer(opened, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
+            num_pixels += opened[-1].width * opened[-1].height
+            if len(opened) == CHUNK or num_pixels > MAX_PIXELS:
+                yield opened
+                opened, num_pixels = [], 0
+        if opened:
+            yield opened
 
 
 def _table(processor: Any, channels: int) -> np.ndarray:
@@ -204,7 +212,7 @@ def build(config: ModelConfig, backend: str = "peft") -> VisionEncoder:
     folder = weights_folder(config)
     try:
         backbone, missing = load_backbone(folder, backend, 0)
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model={config.name}: {folder} does not load: {reason[0]}") from error

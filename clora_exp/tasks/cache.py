@@ -48,7 +48,7 @@ def load_or_prepare(source: ModuleType, config: Any, data_seed: int, preparing: 
     path = cache_dir() / "tasks" / f"{_key(source, config, data_seed)}.jsonl"
     try:
         return _read(path)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError, DataError):
         with preparing(source.__name__.rpartition(".")[2]):
             tasks = source.tasks(config, data_seed)
         content = b"".join(_lines(tasks))
@@ -74,7 +74,8 @@ def _read(path: Path) -> list["Task"]:
     """Return the tasks of a file, read line by line.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, StopIteration: it is not there, damaged, or an image has gone.
+        OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError, DataError: it is not there, damaged, or
+            an image has gone.
     """
     from clora_exp.tasks.stream import SPLITS, Example, Task
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clora_exp.errors import DataError, nearest
+from clora_exp.received import is_inside
 from clora_exp.tasks.names import SPLIT_WORDS, check_task_name, in_order, listed
 from clora_exp.tasks.tables import SUFFIXES
 
@@ -94,7 +95,15 @@ def images(folder: Path, name: str) -> dict[str, list[Path]]:
 
 
 def content_sha256(root: Path, files: Iterable[Path]) -> str:
-    """Return the SHA-256 over the names below `root` and the content of the files."""
+    """Return the SHA-256 over the names below `root` and the content of the files.
+
+    Raises:
+        DataError: a file cannot be read, or is a link that leads out of `root`.
+    """
+    files = list(files)
+    for path in files:
+        if not is_inside(path, root):
+            raise DataError(f"{path} is a link that leads out of {root}; put the file itself there")
     lines = (f"{path.relative_to(root).as_posix()} {file_sha256(path)}" for path in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

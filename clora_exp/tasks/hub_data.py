@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clora_exp.errors import DataError, unknown
+from clora_exp.received import is_inside
 from clora_exp.tasks import cache
+from clora_exp.tasks.foreign import check_local, roots
 
 
 def is_local(path: str) -> bool:
@@ -33,6 +35,8 @@ def load(task: str, path: str, name: str | None, revision: str | None) -> dict[s
     where = Path(path).expanduser()
     if is_local(path) and not where.exists():
         raise DataError(f"task {task!r}: {path}: no such file or folder")
+    if is_local(path):
+        check_local(task, where)
     try:
         if not is_local(path):
             return dict(datasets.load_dataset(path, name, revision=revision))
@@ -95,18 +99,35 @@ def content_sha256(rows: Any) -> str:
     return digest.hexdigest()
 
 
-def image_file(image: dict[str, Any]) -> str:
-    """Return the path of an undecoded image: its own, or in the cache, by content, where it came inside the table."""
+def image_file(image: dict[str, Any], path: str) -> str:
+    """Return the path of an undecoded image: its own, or in the cache, by content, where it came inside the table.
+
+    Raises:
+        DataError: the table of the data set `path` names a file that does not belong to it.
+    """
     if image["bytes"] is None:
-        return str(Path(image["path"]).resolve())
+        file = Path(image["path"])
+        if not any(is_inside(file, root) for root in _places(path)):
+            raise DataError(f"{path}: names the image {file}, which lies outside of it")
+        return str(file.resolve())
     name = hashlib.sha256(image["bytes"]).hexdigest()
-    path = cache.cache_dir() / "images" / name[:2] / f"{name}{Path(image['path'] or '').suffix or '.png'}"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
+    kept = cache.cache_dir() / "images" / name[:2] / f"{name}{Path(image['path'] or '').suffix or '.png'}"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
         part.write_bytes(image["bytes"])  # tens of thousands: not worth a flush to disk each
-        os.replace(part, path)
-    return str(path.resolve())
+        os.replace(part, kept)
+    return str(kept.resolve())
+
+
+def _places(path: str) -> list[Path]:
+    """Return where the files of a data set may lie: of one on the hub, in what was downloaded and unpacked."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if is_local(path):
+        return [*roots(Path(path).expanduser()), Path(_local_cache())]
+    return [Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.DOWNLOADED_DATASETS_PATH)]
 
 
 def _local_cache() -> str:

@@ -21,11 +21,11 @@ from clora_exp import discovery
 from clora_exp.config import TasksConfig
 from clora_exp.errors import ConfigError, DataError, unknown
 from clora_exp.tasks import cache
-from clora_exp.tasks.names import listed
+from clora_exp.tasks.names import check_task_name, listed
 
 Preparing = Callable[[str], AbstractContextManager[Any]]
 SplitName = Literal["train", "validation", "test"]
-RESERVED = {"init", "after"}  # the first row and the first column of the result files
+RESERVED = {"init", "after", "basis.safetensors"}  # first row and column of result files; a file beside adapters
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -79,10 +79,11 @@ class Task:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raises DataError if a split is empty, a label is unknown, or splits share a group.
+        """Raises DataError if the name can be no folder's, a split is empty, a label unknown, or splits share a group.
 
         One class is enough here: where a head grows by it. `scenario.py` knows.
         """
+        check_task_name(self.name, "tasks")
         for split in SPLITS:
             if not self.split(split):
                 raise DataError(f"task {self.name!r} has no {split} examples")

@@ -45,9 +45,11 @@ def make(progress: Progress) -> None:
     with progress("taking Gemma 3 270M out of its GGUF file", 4) as advance, tempfile.TemporaryDirectory() as temporary:
         file = Path(importlib.import_module(PACKAGE).assemble(Path(temporary) / "gemma.gguf"))
         advance()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(temporary, gguf_file=file.name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(temporary, gguf_file=file.name, trust_remote_code=False)
         advance()
-        packed = transformers.AutoModelForCausalLM.from_pretrained(temporary, gguf_file=file.name, dtype=torch.bfloat16)
+        packed = transformers.AutoModelForCausalLM.from_pretrained(
+            temporary, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
+        )
         del packed.config.quantization_config  # it is out of it, and would not be written else
         model = transformers.AutoModelForCausalLM.from_config(packed.config, dtype=torch.bfloat16)
         model.load_state_dict(packed.state_dict())

@@ -16,6 +16,7 @@ from clora_exp.config import STRICT, OpenFraction
 from clora_exp.errors import DataError, nearest, unknown
 from clora_exp.tasks import folders, tables
 from clora_exp.tasks.folders import TaskFolder
+from clora_exp.tasks.images import open_image
 from clora_exp.tasks.names import SPLIT_WORDS, check_task_name, in_order, listed
 from clora_exp.tasks.split import held_out
 from clora_exp.tasks.stream import Example, Task
@@ -150,12 +151,11 @@ def _of_images(folder: TaskFolder, config: Config, data_seed: int) -> Task:
 
 
 def _check_image(path: Path, file: str) -> None:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        Image.open(path).close()
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{file}: no image that can be read") from error
+        open_image(path).close()
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow's readers raise
+        reason = f": {error}" if "pixels" in str(error) else ""
+        raise DataError(f"{file}: no image that can be read{reason}") from error
 
 
 def _columns(path: Path, file: str, config: Config, is_of_tasks: bool = False) -> Columns:

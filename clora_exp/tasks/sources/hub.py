@@ -109,15 +109,15 @@ def _inputs(data: HubDataset) -> list[str]:
 
 
 def _tasks(task: str, data: HubDataset, config: Config, data_seed: int) -> list[Task]:
-    rows = _load(task, data, config)
+    rows, place = _load(task, data, config), _place(task, data, config)
     names = [] if data.response else _label_names(task, data, rows)
     answers = {role: _answers(split, data, names) for role, split in rows.items()}
     made = []
     for name, labels in _classes(task, data, names).items():
         rng = np.random.default_rng([data_seed, *name.encode()])
         chosen = _chosen(answers, labels or [""], config, rng)
-        splits = {role: _examples(rows, role, indices, answers, data) for role, indices in chosen.items()}
-        notes = [f"{_place(task, data, config)}{f' ({data.name})' if data.name else ''}: {_says(data)}"]
+        splits = {role: _examples(rows, role, indices, answers, data, place) for role, indices in chosen.items()}
+        notes = [f"{place}{f' ({data.name})' if data.name else ''}: {_says(data)}"]
         held = [role for role in ("validation", "test") if role not in rows]
         notes += [f"{' and '.join(held)}: held out from {data.train} here by data_seed={data_seed}"] if held else []
         empty = sum(not (e.text.strip() or e.image) for split in splits.values() for e in split)
@@ -193,7 +193,7 @@ def _chosen(
 
 
 def _examples(
-    rows: Rows, role: str, indices: np.ndarray, answers: dict[str, np.ndarray], data: HubDataset
+    rows: Rows, role: str, indices: np.ndarray, answers: dict[str, np.ndarray], data: HubDataset, place: str
 ) -> list[Example]:
     of = role if role in rows else "train"
     split = rows[of].select(indices)
@@ -204,7 +204,7 @@ def _examples(
     found = []
     for index, row in zip(indices.tolist(), split, strict=True):
         label = str(row[data.response]) if data.response else answers[of][index]
-        image = hub_data.image_file(row[data.image]) if data.image else ""
+        image = hub_data.image_file(row[data.image], place) if data.image else ""
         text = "" if data.image else data.separator.join(str(row[c]) for c in _inputs(data) if row[c] not in (None, ""))
         found.append(Example(f"{of}-{index}", text, label, group=f"{of}-{index}", image=image))
     return found

@@ -23,6 +23,7 @@ PACKAGE = "licensedcode-data"
 LICENCE = "CC-BY-4.0"
 ATTRIBUTION = "ScanCode LicenseDB, nexB Inc. and others, through the package licensedcode-data"
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # plain values alone; the C one is ten times as fast
 URL = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\w+")
 
 # Categories with enough licences to split by licence; "commercial" and "free restricted" have a dozen with notices.
@@ -99,6 +100,6 @@ def _read(folder: Path, suffix: str) -> Iterator[tuple[Path, dict[str, Any], str
     for path in sorted(folder.glob(f"*{suffix}")):
         match re.split(r"^---\s*$", path.read_text(encoding="utf-8"), maxsplit=2, flags=re.MULTILINE):
             case [_, front, body]:
-                yield path, yaml.load(front, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), body.strip()
+                yield path, LOADER(front).get_single_data(), body.strip()
             case _:
                 raise DataError(f"{path.name} of {PACKAGE} has no front matter; reinstall the package")
