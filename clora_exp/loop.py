@@ -23,6 +23,7 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
 from clora_exp.evaluation.written import Predicted
+from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
@@ -32,7 +33,7 @@ from clora_exp.randomness import seed_everything
 from clora_exp.reports.progress import Watch
 from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
-from clora_exp.results import Following, RunDirectory
+from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream

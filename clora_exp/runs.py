@@ -14,6 +14,7 @@ from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.received import parse_yaml
+from clora_exp.sums import check_sums
 
 FILES = {  # what a run leaves, in the order a reader wants it
     "report.md": "the run as a page",
@@ -28,6 +29,7 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "config.yaml": "every setting",
     "command.txt": "how to run it again",
     "environment.json": "versions, commit, hardware, fingerprints of data and model",
+    "SHA256SUMS": "what each of these files was when it was written: sha256sum --check SHA256SUMS",
     "run.log": "what happened when",
     "STATUS": "running, interrupted, done or failed",
 }
@@ -72,6 +74,7 @@ def read_run(path: Path) -> StoredRun:
     """
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path}: no run directory (no config.yaml in it)")
+    check_sums(path, "overwrite=true runs it again")
     try:
         config = parse_yaml(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
@@ -102,8 +105,11 @@ def check_writable(config: ExperimentConfig) -> None:
     results_dir = config.results_dir
     path = Path(results_dir).expanduser().absolute()
     runs = path.glob(f"{config.tasks.name}/{config.method.name}/*-s{config.seed}")
-    if not config.overwrite and any(status_of(run) == "done" for run in runs):
-        return
+    try:
+        if not config.overwrite and any(status_of(run) == "done" for run in runs):
+            return
+    except OSError as error:  # e.g. a name too long
+        raise unwritable(results_dir, error.strerror) from error
     there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not there.is_dir():
         raise unwritable(results_dir, f"{there} is no directory")

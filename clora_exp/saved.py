@@ -26,7 +26,10 @@ from clora_exp.models.base import TaskModel
 from clora_exp.models.prompts import Told
 from clora_exp.received import is_inside, parse_yaml
 from clora_exp.states import read_state, unpack_layers
+from clora_exp.sums import check_sums
 from clora_exp.tasks.stream import Example
+
+ADAPTER_FORMAT = 1  # of adapter.json
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def load_task(run: Path, task: str) -> SavedTask:
     folder = run / "adapters" / task
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run}: no run directory (no config.yaml in it)")
+    check_sums(run, "restore it, or run it again with overwrite=true")
     have = [path.parent.name for path in run.glob("adapters/*/adapter.json")]
     if task not in have:
         raise RunError(f"{run}: " + unknown("task", task, have))
@@ -89,6 +93,8 @@ def load_task(run: Path, task: str) -> SavedTask:
         raise RunError(f"{run}: {reason}")
     try:
         manifest = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        if manifest["format"] != ADAPTER_FORMAT:
+            raise ValueError(f"adapter.json has format {manifest['format']}, this version reads {ADAPTER_FORMAT}")
         content = (folder / "adapter.safetensors").read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
             raise ValueError("its SHA-256 is not the one in adapter.json")

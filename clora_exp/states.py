@@ -4,7 +4,9 @@ Nothing is pickled: tensors are safetensors, plain values are JSON in the file's
 equal bytes.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,24 @@ from torch import Tensor
 from clora_exp.files import write_atomically
 
 _KEY = "clora_exp"
+_SHA256 = "sha256"
 _TENSOR = "$tensor"
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
+def write_state(path: Path, state: dict[str, Any], *, is_sealed: bool = False) -> None:
     """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically.
 
-    What is a number as a key comes back as a string, and a tuple as a list.
+    What is a number as a key comes back as a string, and a tuple as a list. One that `is_sealed` holds the SHA-256 of
+    its content, by which `read_state` finds that it was damaged.
 
     Raises:
         TypeError: another value, or two keys of a dict that are one as strings.
     """
     tensors: dict[str, Tensor] = {}
     plain = _take_out(state, "", tensors)
-    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(plain)}))
+    text = json.dumps(plain)
+    seal = {_SHA256: _digest(text, tensors)} if is_sealed else {}
+    write_atomically(path, save(tensors, metadata={_KEY: text, **seal}))
 
 
 def read_state(path: Path) -> Any:
@@ -41,7 +47,10 @@ def read_state(path: Path) -> Any:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            return _put_back(json.loads(metadata[_KEY]), file)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it cannot be iterated
+        if _SHA256 in metadata and metadata[_SHA256] != _digest(metadata[_KEY], tensors):
+            raise ValueError("it has changed since it was written")
+        return _put_back(json.loads(metadata[_KEY]), tensors)
     except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
@@ -63,14 +72,23 @@ def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{name}: a state holds tensors and plain values, not {type(value).__name__}")
 
 
-def _put_back(value: Any, file: Any) -> Any:
+def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
-            return file.get_tensor(value[_TENSOR])
-        return {key.removeprefix("$") if key[:2] == "$$" else key: _put_back(v, file) for key, v in value.items()}
+            return tensors[value[_TENSOR]]
+        return {key.removeprefix("$") if key[:2] == "$$" else key: _put_back(v, tensors) for key, v in value.items()}
     if isinstance(value, list):
-        return [_put_back(entry, file) for entry in value]
+        return [_put_back(entry, tensors) for entry in value]
     return value
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the plain values, and of every tensor with its name, type and shape."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _escaped(key: str) -> str:

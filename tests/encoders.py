@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from language import WORDS
 
+
 def save_bert(folder: Path, seed: int = 0) -> None:
     """Write a random BERT of width 32 and two layers, and a word tokenizer."""
     from transformers import BertConfig, BertModel, BertTokenizerFast

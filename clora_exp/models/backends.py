@@ -47,6 +47,9 @@ def load_backbone(
         )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+    for name, tensor in backbone.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds numbers that are NaN or infinite")
     return backbone, list(info["missing_keys"])
 
 

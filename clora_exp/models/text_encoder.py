@@ -171,6 +171,12 @@ def build(config: ModelConfig, backend: str = "peft") -> TextEncoder:
         )
     if settings.pooling == "pooler" and getattr(backbone, "pooler", None) is None:
         raise ModelError(f"model.text_encoder.pooling=pooler: {config.name} has no pooler; have: mean")
+    special = tokenizer.num_special_tokens_to_add()
+    if settings.max_length <= special:
+        raise ModelError(
+            f"model.text_encoder.max_length={settings.max_length}: leaves no room for a word, {config.name} puts "
+            f"{special} tokens of its own into each text"
+        )
     positions = getattr(backbone.config, "max_position_embeddings", settings.max_length)
     if settings.max_length > positions:
         raise ModelError(

@@ -4,6 +4,7 @@ A file is streamed: nothing but the current row, or the current batch of Parquet
 read goes to `Problems`, and reading goes on, so that one error tells how many more there are.
 """
 
+import codecs
 import csv
 import json
 from collections.abc import Collection, Iterator
@@ -40,6 +41,12 @@ class Problems:
 
     def _more(self, count: int) -> str:
         return f" (and {count} more {self._word}{'s' if count > 1 else ''} like it)" if count else ""
+
+
+def has_mark(path: Path) -> bool:
+    """Tell whether a text begins with a byte order mark, which is left out as it is read."""
+    with path.open("rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
 
 
 def columns(path: Path, file: str) -> list[str]:

@@ -82,8 +82,14 @@ def of_overrides(subject: str, wrong: str, rows: Iterable[tuple[str, str]]) -> l
     cases = []
     for text, says in rows:
         words = text.split(" ") if "'" not in text else [text]
-        cases.append(Case(subject, text or "(empty)", wrong, lambda place, w=tuple(words): place.run_py(*w), says))
+        cases.append(Case(subject, text or "(empty)", wrong, _of_words(words), says))
     return cases
+
+
+def _of_words(words: Words) -> Callable[[Place], Words]:
+    if words[0] == "-m":
+        return lambda place: ["run.py", "-m", *place.run_py(*words[1:])[1:]]
+    return lambda place: place.run_py(*words)
 
 
 def sha256(path: Path) -> str:

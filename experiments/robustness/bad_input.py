@@ -55,7 +55,7 @@ from clora_exp.results import RunDirectory  # noqa: E402
 
 FOLDER = ROOT / "results" / "robustness" / "bad_input"
 TIMEOUT_S = 60.0
-AT_ONCE = 2
+AT_ONCE = int(os.environ.get("AT_ONCE", "2"))
 MAX_LINES, MAX_WIDTH = 12, 1000  # of what an error says
 COMMANDS: dict[str, Callable[[Words], int]] = {
     "run.py": lambda words: run.cli(),
@@ -120,7 +120,9 @@ def prepare(ready: Path) -> None:
         _, raw = os.waitpid(running.pid, 0)
         wanted = 128 + signal.SIGINT if kind == "cut" else 0
         if os.waitstatus_to_exitcode(raw) != wanted:
-            raise SystemExit(f"{kind}: {os.waitstatus_to_exitcode(raw)}\n{(base / 'stderr').read_text()}{(base / 'stdout').read_text()}")
+            raise SystemExit(
+                f"{kind}: {os.waitstatus_to_exitcode(raw)}\n{(base / 'stderr').read_text()}{(base / 'stdout').read_text()}"
+            )
 
 
 def _ready_run(ready: Path, kind: str, seed: int) -> Words:
@@ -306,7 +308,9 @@ def main() -> None:
     for o in failed:
         print(f"{o.case.subject}: {o.case.name} ({o.case.wrong}): {o.kind}, status {o.status}: {o.said}")
     slow = max(outcomes, key=lambda o: o.seconds)
-    print(f"{len(outcomes)} cases, {len(failed)} failures, {seconds:.0f} s; the slowest {slow.seconds:.1f} s: {slow.case.name}")
+    print(
+        f"{len(outcomes)} cases, {len(failed)} failures, {seconds:.0f} s; the slowest {slow.seconds:.1f} s: {slow.case.name}"
+    )
     if options.folder or len(cases) == len(every):
         write(outcomes, seconds, options.folder or FOLDER)
     if failed:

@@ -20,7 +20,9 @@ from clora_exp.tasks.images import open_image
 from clora_exp.tasks.names import SPLIT_WORDS, check_task_name, in_order, listed
 from clora_exp.tasks.split import held_out
 from clora_exp.tasks.stream import Example, Task
-from clora_exp.tasks.tables import Problems
+from clora_exp.tasks.tables import Problems, has_mark
+
+_MARKED = "{} begins with a byte order mark, which is left out"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Config:
     group_column: str = "group"  # what may never stand in two splits; missing: the row
     validation_fraction: OpenFraction = 0.1  # of train, stratified by label, where there is no validation split
     test_fraction: OpenFraction = 0.2  # of a table without a split column
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where what is asked and what is to be answered are one column."""
+        for asked, answer in (("text_column", "label_column"), ("prompt_column", "response_column")):
+            if getattr(self, asked) == getattr(self, answer):
+                raise ValueError(f"{asked} and {answer} are both {getattr(self, asked)!r}; they must be two columns")
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,9 @@ def _of_folder(folder: TaskFolder, config: Config, data_seed: int) -> Task:
     for columns in all_columns.values():
         if columns.is_free_form != all_columns["train"].is_free_form:
             raise DataError(f"{columns.file}: columns {columns.text}, {columns.label}; those of train are others")
-    return _task(
-        folder.name, parts, all_columns["train"].is_free_form, [_says(all_columns["train"])], config, data_seed
-    )
+    notes = [_says(all_columns["train"])]
+    notes += [_MARKED.format(columns.file) for split, columns in all_columns.items() if has_mark(folder.splits[split])]
+    return _task(folder.name, parts, all_columns["train"].is_free_form, notes, config, data_seed)
 
 
 def _of_table(path: Path, config: Config, data_seed: int) -> list[Task]:
@@ -128,7 +136,8 @@ def _of_table(path: Path, config: Config, data_seed: int) -> list[Task]:
                 raise DataError(
                     f"{path.name}: task {name!r} has no {split} rows in column {columns.split!r}; has: {have}"
                 )
-        made.append(_task(name, by_task[name], columns.is_free_form, [_says(columns)], config, data_seed))
+        notes = [_says(columns), *([_MARKED.format(path.name)] if has_mark(path) else [])]
+        made.append(_task(name, by_task[name], columns.is_free_form, notes, config, data_seed))
     return made
 
 
