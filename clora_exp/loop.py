@@ -92,7 +92,10 @@ def learn(
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
         if state is not None:
-            method.load_state_dict(state)
+            try:
+                method.load_state_dict(state)
+            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+                raise folder.damaged(error) from error
             terminal.resumed(progress.matrix, progress.num_tasks_done, num_steps_of(begun))
         else:
             progress.add_row("init", 0, *evaluate(method, held_out, first, config, progress, watch))

@@ -192,8 +192,10 @@ class RunDirectory:
             raise RunError(f"{self.path}: holds what was learned; {what}. Restore it, or overwrite=true starts again")
         progress, _ = self.load_progress()
         self.load_session(progress)
-        for task in self.stream.tasks[: progress.num_tasks_done]:
-            check_sums(self.path, "overwrite=true starts again", within=f"adapters/{task.name}/")
+        of_tasks = [f"adapters/{task.name}/" for task in self.stream.tasks[: progress.num_tasks_done]]
+        basis = ["adapters/basis.safetensors"] if self.config.method.basis == "svd" else []
+        if of_tasks:
+            check_sums(self.path, "overwrite=true starts again", [*of_tasks, *basis])
 
     def load_progress(self) -> tuple[Progress, dict[str, Any] | None]:
         """Return how far the run is and the method's state then; a fresh start where there is no checkpoint.
@@ -209,7 +211,7 @@ class RunDirectory:
             progress.load_state_dict(state["progress"])
             return progress, state["method"]
         except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(self._checkpoint, error) from error
+            raise self.damaged(error) from error
 
     def load_session(self, progress: Progress) -> dict[str, Any] | None:
         """Return how far the session after the tasks that are done is; None where nothing of it has been kept.
@@ -231,9 +233,11 @@ class RunDirectory:
                 raise ValueError(f"it is of the run {state['run']}")
             return state
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise self._damaged(path, error) from error
+            raise self.damaged(error, path) from error
 
-    def _damaged(self, path: Path, error: Exception) -> RunError:
+    def damaged(self, error: Exception, path: Path | None = None) -> RunError:
+        """Return the error of a checkpoint that cannot be gone on with."""
+        path = path or self._checkpoint
         return RunError(f"{path} cannot be read ({error}); overwrite=true starts again")
 
     def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:

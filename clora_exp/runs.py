@@ -121,7 +121,7 @@ def status_of(path: Path) -> str | None:
     """Return the first line of a run directory's STATUS, or None where no run has begun."""
     try:
         return _text(path, "STATUS").splitlines()[0]
-    except (OSError, IndexError):
+    except (OSError, ValueError, IndexError):
         return None
 
 

@@ -4,6 +4,7 @@ A case gets a folder of its own and may copy what is ready into it: a tiny model
 of another seed, one that was interrupted in its second task. It does its damage there and returns the command.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -24,7 +25,8 @@ COMMON = [
     "method.rank=4",
     "report=false",
 ]
-MOVES = (".lock", ".holder.json", "run.log", "STATUS")  # of an unfinished run; what a run says of itself may change
+MOVES = (".lock", ".holder.json", "run.log", "STATUS")  # what a run says of itself may change
+MOVES_UNFINISHED = ("environment.json", "SHA256SUMS")  # and, of one that is not finished, what it runs on
 
 
 class Skipped(Exception):  # noqa: N818  # it is no error
@@ -54,6 +56,11 @@ class Place:
         own = [f"model.path={self.copy('model')}", f"tasks.path={self.copy('data')}"]
         return ["run.py", *COMMON, *own, f"results_dir={self.folder / results}", *overrides]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run here is one that was finished before it was damaged."""
+        return not any(self.folder.glob("runs/**/checkpoint"))
+
     def again(self, kind: str, *overrides: str) -> Words:
         """Return the command that finds the run `kind` again."""
         self.run(kind)
@@ -61,7 +68,8 @@ class Place:
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every file that was here before the command and must be as it was after it."""
-        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and path.name not in MOVES)
+        may_move = MOVES + (() if (self.folder / "runs").exists() and self.is_finished else MOVES_UNFINISHED)
+        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and path.name not in may_move)
         return {str(path.relative_to(self.folder)): sha256(path) for path in found}
 
 
@@ -152,19 +160,19 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def as_nobody(place: Place) -> None:
-    """Give up the rights of root, so that permissions count; what a case made stays readable to it."""
+def without_privileges() -> None:
+    """Give up root's right to read and write whatever there is, so that permissions count."""
     if os.getuid() != 0:
         return
-    for path in [place.folder, *place.folder.rglob("*")]:
-        os.chown(path, 65534, 65534, follow_symlinks=False)
-    try:
-        os.setgid(65534)
-        os.setuid(65534)
-    except OSError as error:
-        raise Skipped(f"root may read everything, and its rights cannot be given up here: {error.strerror}") from error
-    if not os.access(Path(__file__), os.R_OK):
-        raise Skipped("root may read everything, and nobody else may read this checkout")
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the third version of the interface; this process
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, twice
+    if libc.capget(header, sets) == 0:
+        for i in (0, 1):
+            sets[i] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        if libc.capset(header, sets) == 0:
+            return
+    raise Skipped(f"root may read everything, and cannot give that up here: {os.strerror(ctypes.get_errno())}")
 
 
 def edit(path: Path, change: Callable[[Any], Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bad_cases import DAMAGES, Case, Place, Words, as_nobody, edit
+from bad_cases import DAMAGES, Case, Place, Words, without_privileges, edit
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 Change = Callable[[Path], object]
@@ -100,7 +100,7 @@ def _other(name: str) -> Callable[[Place], Words]:
 def _no_permission(place: Place) -> Words:
     words = place.run_py()
     (place.folder / "model" / "model.safetensors").chmod(0)
-    as_nobody(place)
+    without_privileges()
     return words
 
 

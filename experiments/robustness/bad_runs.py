@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from bad_cases import DAMAGES, Case, Place, Words, as_nobody, edit, sha256
+from bad_cases import DAMAGES, Case, Place, Words, without_privileges, edit
 
 FINISHED = (
     "accuracy_matrix.csv",
@@ -78,9 +78,10 @@ def _sealed(change: Callable[[Path], object], *names: str) -> Damage:
 
     def damage(run: Path) -> None:
         change(run)
-        sums = dict(reversed(line.split("  ")) for line in (run / "SHA256SUMS").read_text().splitlines())
-        sums |= {name: sha256(run / name) for name in sums if (run / name).is_file()}
-        (run / "SHA256SUMS").write_text("".join(f"{found}  {name}\n" for name, found in sorted(sums.items())))
+        from clora_exp.sums import keep_sums
+
+        lines = (run / "SHA256SUMS").read_text().splitlines()[1:]
+        keep_sums(run, [path for line in lines if (path := run / line.partition("  ")[2]).is_file()])
 
     return damage
 
@@ -179,7 +180,7 @@ def _unreadable(place: Place) -> Words:
     run = place.run("done")
     words = _report(place, run)
     (run / "metrics.json").chmod(0)
-    as_nobody(place)
+    without_privileges()
     return words
 
 
@@ -206,7 +207,7 @@ EDITED: tuple[tuple[str, str, Damage, Callable[[Place, Path], Words], str], ...]
     ("checkpoint without a format", "cut", _state(lambda s: s.pop("format") and None), _again, "state.safetensors"),
     ("checkpoint is a list", "cut", _state(lambda s: [s]), _again, "state.safetensors cannot be read"),
     ("checkpoint without progress", "cut", _state(lambda s: s.pop("progress") and None), _again, "state.safetensors"),
-    ("checkpoint of more tasks", "cut", _state(lambda s: s["progress"].update(num_tasks_done=3)), _again, "state.safe"),
+    ("checkpoint of more tasks", "cut", _state(lambda s: s["progress"].update(num_tasks_done=3)), _again, "3 tasks done"),
     ("checkpoint of no whole number", "cut", _state(lambda s: s["progress"].update(num_tasks_done=1.5)), _again,
      "state.safetensors"),
     ("checkpoint without adapters", "cut", _state(lambda s: s["method"].clear()), _again, "state.safetensors"),
@@ -259,7 +260,8 @@ def cases() -> list[Case]:
             if what == "missing" and name == "checkpoint/session.safetensors":
                 continue
             make = _damaged("cut", name, damage, _again)
-            found.append(Case("unfinished runs", f"{name}: {what}", f"{name} is {what}", make, Path(name).name[:5]))
+            says = "no checkpoint" if (name, what) == (UNFINISHED[0], "missing") else Path(name).name[:5]
+            found.append(Case("unfinished runs", f"{name}: {what}", f"{name} is {what}", make, says))
     for name in MADE_AGAIN:
         for what, damage in DAMAGES.items():
             if what != "a folder in its place":
