@@ -180,11 +180,7 @@ class RunDirectory:
             self._write("STATUS", f"{status}\n{message}\n")
 
     def _check_goes_on(self) -> None:
-        """Look whether nothing that is finished would be written over, and what has been learned is as it was.
-
-        Raises:
-            RunError: results without a checkpoint, a damaged checkpoint, or adapters that have changed.
-        """
+        """Raises RunError for adapters without a checkpoint, a damaged checkpoint, or adapters that have changed."""
         if not self._checkpoint.exists():
             if not any(self.path.glob("adapters/*/*")):
                 return
@@ -193,8 +189,8 @@ class RunDirectory:
         progress, _ = self.load_progress()
         self.load_session(progress)
         of_tasks = [f"adapters/{task.name}/" for task in self.stream.tasks[: progress.num_tasks_done]]
-        basis = ["adapters/basis.safetensors"] if self.config.method.basis == "svd" else []
         if of_tasks:
+            basis = ["adapters/basis.safetensors"] if self.config.method.basis == "svd" else []
             check_sums(self.path, "overwrite=true starts again", [*of_tasks, *basis])
 
     def load_progress(self) -> tuple[Progress, dict[str, Any] | None]:
@@ -237,8 +233,7 @@ class RunDirectory:
 
     def damaged(self, error: Exception, path: Path | None = None) -> RunError:
         """Return the error of a checkpoint that cannot be gone on with."""
-        path = path or self._checkpoint
-        return RunError(f"{path} cannot be read ({error}); overwrite=true starts again")
+        return RunError(f"{path or self._checkpoint} cannot be read ({error}); overwrite=true starts again")
 
     def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
         """Write the result files, then the checkpoint they can be made again from."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -33,6 +34,18 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "run.log": "what happened when",
     "STATUS": "running, interrupted, done or failed",
 }
+
+
+STATUSES = ("running", "interrupted", "done", "failed")
+NEEDED = {  # of config.yaml, section by section: what is printed of a run
+    "method": ("name", "protocol", "rank", "alpha", "trainable", "learning_rate", "head_learning_rate"),
+    "tasks": ("name",),
+    "model": ("name",),
+    "trainer": ("epochs", "max_steps", "batch_size", "learning_rate", "head_learning_rate"),
+}
+OF_ENVIRONMENT = ("python", "packages", "commit", "device", "torch_threads", "model_sha256")
+OF_HISTORY = ("task", "metric", "value", "step", "seconds")
+OF_COSTS = ("trainable_parameters", "adapter_bytes", "train_seconds", "evaluation_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -80,9 +93,9 @@ def read_run(path: Path) -> StoredRun:
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
         metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
         answers = _text(path, "answers.jsonl") if (path / "answers.jsonl").exists() else ""
-        return StoredRun(
+        run = StoredRun(
             path=path,
-            status=_text(path, "STATUS").splitlines()[0],
+            status=(_text(path, "STATUS").splitlines() or [""])[0],
             config=config,
             command=_text(path, "command.txt").strip(),
             environment=json.loads(_text(path, "environment.json")),
@@ -92,8 +105,38 @@ def read_run(path: Path) -> StoredRun:
             costs=_table(path, "cost.csv"),
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError, yaml.YAMLError) as error:
+        _check(run)
+        return run
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
+
+
+def _check(run: StoredRun) -> None:
+    """Raises ValueError where a file lacks what is printed of it, or has what cannot be."""
+    if run.status not in STATUSES:
+        raise ValueError(f"STATUS says {run.status!r}, none of {', '.join(STATUSES)}")
+    for section, keys in NEEDED.items():
+        values = run.config.get(section) if isinstance(run.config, dict) else None
+        for key in keys:
+            if not isinstance(values, dict) or key not in values:
+                raise ValueError(f"config.yaml has no {section}.{key}")
+    for key in OF_ENVIRONMENT:
+        if key not in run.environment:
+            raise ValueError(f"environment.json has no {key}")
+    for name, metric in run.metrics.items():
+        if metric.value is not None and not isinstance(metric.value, int | float):
+            raise ValueError(f"metrics.json: {name} is {metric.value!r}, no number")
+    for table, name, columns in ((run.history, "metrics.csv", OF_HISTORY), (run.costs, "cost.csv", OF_COSTS)):
+        for column in columns:
+            if column not in table:
+                raise ValueError(f"{name} has no column {column!r}")
+            if column not in ("task", "metric") and len(table) and not pd.api.types.is_numeric_dtype(table[column]):
+                raise ValueError(f"{name}: column {column!r} holds what is no number")
+    values = run.matrix.values
+    if ((values < 0) | (values > 1)).any() or len(set(run.matrix.tasks)) < len(run.matrix.tasks):
+        raise ValueError("accuracy_matrix.csv holds what is no accuracy, 0 to 1, or a task twice")
+    if run.status == "done" and np.isnan(values[-1]).all():
+        raise ValueError("STATUS says done, and accuracy_matrix.csv has nothing after the last task")
 
 
 def check_writable(config: ExperimentConfig) -> None:

@@ -1,7 +1,7 @@
 """SHA256SUMS, which says of every file of a run what it was when it was written: damage is found before it is believed.
 
-The format is that of `sha256sum --check SHA256SUMS`, with a comment that is the hash of the lines after it. STATUS, run.log, the page and the figures are not in it: they can
-be made again, or change. Runs that are older have none.
+The format is that of `sha256sum --check SHA256SUMS`, with a comment that is the hash of the lines after it. STATUS,
+run.log, the page and the figures are not in it: they can be made again, or change. Runs that are older have none.
 """
 
 import hashlib

@@ -26,7 +26,12 @@ COMMON = [
     "report=false",
 ]
 MOVES = (".lock", ".holder.json", "run.log", "STATUS")  # what a run says of itself may change
-MOVES_UNFINISHED = ("environment.json", "SHA256SUMS")  # and, of one that is not finished, what it runs on
+MOVES_UNFINISHED = (
+    "environment.json",
+    "command.txt",
+    "config.yaml",
+    "SHA256SUMS",
+)  # and, of one that is not finished, what it runs on
 
 
 class Skipped(Exception):  # noqa: N818  # it is no error
@@ -101,11 +106,11 @@ def _of_words(words: Words) -> Callable[[Place], Words]:
 
 
 def sha256(path: Path) -> str:
-    """Return a file's hash; of one that cannot be read its size."""
+    """Return a file's hash; "" of one that cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
-        return f"{path.stat().st_size} bytes"
+        return ""
 
 
 def truncated(path: Path) -> None:

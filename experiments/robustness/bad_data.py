@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from bad_cases import Case, Place, Words, without_privileges, emptied, garbage, truncated
+from bad_cases import Case, Place, Words, emptied, garbage, truncated, without_privileges
 
 LABELS = {"a": ["cat", "dog", "bird"], "b": ["iron", "gold", "tin"]}
 SIZES = {"train": 24, "validation": 6, "test": 12}

@@ -55,7 +55,7 @@ from clora_exp.results import RunDirectory  # noqa: E402
 
 FOLDER = ROOT / "results" / "robustness" / "bad_input"
 TIMEOUT_S = 60.0
-AT_ONCE = int(os.environ.get("AT_ONCE", "2"))
+AT_ONCE = 2
 MAX_LINES, MAX_WIDTH = 12, 1000  # of what an error says
 COMMANDS: dict[str, Callable[[Words], int]] = {
     "run.py": lambda words: run.cli(),
@@ -66,8 +66,8 @@ COMMANDS: dict[str, Callable[[Words], int]] = {
 MODULES = (bad_configs, bad_values, bad_yaml, bad_data, bad_tables, bad_runs, bad_models)
 TEXT = """# Bad input
 
-`python experiments/robustness/bad_input.py` ({minutes:.0f} minutes on two cores; `--only data` one subject, `--every 12`
-every twelfth case)
+`python experiments/robustness/bad_input.py` ({minutes:.0f} minutes on two cores; `--only models` one subject,
+`--every 12` every twelfth case)
 
 Every malformed configuration, data set, run and model folder that we could think of, in a folder of its own, given to
 the command that reads it. A case passes when the command ends within {timeout:.0f} s
@@ -120,9 +120,7 @@ def prepare(ready: Path) -> None:
         _, raw = os.waitpid(running.pid, 0)
         wanted = 128 + signal.SIGINT if kind == "cut" else 0
         if os.waitstatus_to_exitcode(raw) != wanted:
-            raise SystemExit(
-                f"{kind}: {os.waitstatus_to_exitcode(raw)}\n{(base / 'stderr').read_text()}{(base / 'stdout').read_text()}"
-            )
+            raise SystemExit("".join((base / name).read_text() for name in ("stdout", "stderr")))
 
 
 def _ready_run(ready: Path, kind: str, seed: int) -> Words:
@@ -210,7 +208,7 @@ def _changed(base: Path) -> str:
     """Return which file an error has changed, "" where none."""
     for name, before in json.loads((base / "before.json").read_text()).items():
         path = base / "place" / name
-        if not path.is_file() or sha256(path) != before:
+        if not path.is_file() or (before and sha256(path) != before):
             return f"changed {name}"
     return ""
 
@@ -309,7 +307,7 @@ def main() -> None:
         print(f"{o.case.subject}: {o.case.name} ({o.case.wrong}): {o.kind}, status {o.status}: {o.said}")
     slow = max(outcomes, key=lambda o: o.seconds)
     print(
-        f"{len(outcomes)} cases, {len(failed)} failures, {seconds:.0f} s; the slowest {slow.seconds:.1f} s: {slow.case.name}"
+        f"{len(outcomes)} cases, {len(failed)} failures, {seconds:.0f} s; slowest {slow.seconds:.1f} s: {slow.case.name}"
     )
     if options.folder or len(cases) == len(every):
         write(outcomes, seconds, options.folder or FOLDER)

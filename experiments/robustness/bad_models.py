@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bad_cases import DAMAGES, Case, Place, Words, without_privileges, edit
+from bad_cases import DAMAGES, Case, Place, Words, edit, without_privileges
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 Change = Callable[[Path], object]
@@ -87,6 +87,14 @@ def _pickle(model: Path) -> None:
     (model / "model.safetensors").unlink()
 
 
+def _flipped_late(model: Path) -> None:
+    DAMAGES["one bit flipped near the end"](model / "model.safetensors")
+
+
+def _reseeded(model: Path) -> None:
+    shutil.copy(model.parents[2] / "ready" / "other_model" / "model.safetensors", model)
+
+
 def _other(name: str) -> Callable[[Place], Words]:
     """Return a run on a model folder one of whose files is from another model."""
 
@@ -131,13 +139,13 @@ MODELS: tuple[tuple[str, Change, str], ...] = (
     ("config.json with a width in words", _config(hidden_size="wide"), "model"),
     ("config.json with heads that do not divide", _config(num_attention_heads=5), "model"),
     ("config.json with no heads", _config(num_attention_heads=0), "model"),
-    ("config.json with a negative number of layers", _config(num_hidden_layers=-1), "model"),
+    ("config.json with a negative number of layers", _config(num_hidden_layers=-1), "target_modules"),
     ("config.json with another vocabulary", _config(vocab_size=5), "model"),
     ("config.json with an unknown activation", _config(hidden_act="nope"), "model"),
     ("config.json with code from the Hub", _config(attn_implementation="a/b", _attn_implementation="a/b"), "a/b"),
     ("config.json with one position", _config(max_position_embeddings=1), "model"),
     ("no tensors", _tensors(lambda t: {}), "model"),
-    ("a tensor missing", _tensors(lambda t: t.pop(_query(t)) and None), "no weights for"),
+    ("a tensor missing", _tensors(lambda t: t.pop(_query(t))), "no weights for"),
     ("a tensor of another shape", _tensors(lambda t: t.update({_query(t): t[_query(t)][:8].clone()})), "model"),
     ("a tensor of integers", _tensors(lambda t: t.update({_query(t): t[_query(t)].int()})), "model"),
     ("tensors of another model's names", _tensors(lambda t: {f"x.{k}": v for k, v in t.items()}), "model"),
@@ -169,9 +177,8 @@ MODELS: tuple[tuple[str, Change, str], ...] = (
         {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"})), "model"),
 )  # fmt: skip
 EXPORTS: tuple[tuple[str, Change, str], ...] = (
-    ("one bit of a weight flipped", lambda m: DAMAGES["one bit flipped near the end"](m / "model.safetensors"), "other"),
-    ("weights of another seed", lambda m: shutil.copy(m.parent.parent.parent / "ready/other_model/model.safetensors", m),
-     "was learned on other weights"),
+    ("one bit of a weight flipped", _flipped_late, "was learned on other weights"),
+    ("weights of another seed", _reseeded, "was learned on other weights"),
     ("config.json changed", _config(hidden_act="relu"), "was learned on other weights"),
     ("tokenizer.json changed", _tokenizer(_no_vocabulary), "was learned on other weights"),
     ("model.safetensors missing", lambda m: (m / "model.safetensors").unlink(), "no *.safetensors there"),
@@ -181,8 +188,8 @@ VITS: tuple[tuple[str, Change, str], ...] = (
     ("preprocessor_config.json is empty", _text("preprocessor_config.json", ""), "vit"),
     ("preprocessor_config.json of no size", _text("preprocessor_config.json", '{"size": {"height": 0, "width": 0}, '
      '"image_processor_type": "ViTImageProcessor"}'), "vit"),
-    ("preprocessor_config.json of another size", _text("preprocessor_config.json", '{"size": {"height": 24, "width": 24}'
-     ', "image_processor_type": "ViTImageProcessor"}'), "vit"),
+    ("preprocessor_config.json of another size", _text("preprocessor_config.json", '{"size": {"height": 24, "width": '
+     '24}, "image_processor_type": "ViTImageProcessor"}'), "vit"),
     ("preprocessor_config.json of an unknown class", _text("preprocessor_config.json",
      '{"image_processor_type": "Nope"}'), "vit"),
     ("config.json with patches that do not divide", _config(patch_size=7), "vit"),

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from bad_cases import DAMAGES, Case, Place, Words, without_privileges, edit
+from bad_cases import DAMAGES, Case, Place, Words, edit, without_privileges
 
 FINISHED = (
     "accuracy_matrix.csv",
@@ -23,7 +23,7 @@ FINISHED = (
     "adapters/a/adapter.json",
     "adapters/a/adapter.safetensors",
     "adapters/a/peft/adapter_model.safetensors",
-    "adapters/b/labels.json",
+    "adapters/b/peft/labels.json",
 )
 EXPORTED = ("config.yaml", "adapters/basis.safetensors", "adapters/a/adapter.json", "adapters/a/adapter.safetensors")
 UNFINISHED = (
@@ -196,7 +196,7 @@ EDITED: tuple[tuple[str, str, Damage, Callable[[Place, Path], Words], str], ...]
     ("adapter.json of another model", "done", _manifest(model={"name": "x", "sha256": "0"}), _export, "other weights"),
     ("adapter.json with other layers", "done", _manifest(layers={"routing": ["x"]}), _export, "adapters/a"),
     ("adapter.json is a list", "done", _sealed(_write("adapters/a/adapter.json", "[]")), _export, "adapters/a"),
-    ("a tensor too many", "done", _tensors(lambda t: t.update(more=t["head.bias"])), _export, "adapters/a"),
+    ("a tensor too many", "done", _tensors(lambda t: t.update(more=t["head.bias"].clone())), _export, "adapters/a"),
     ("a tensor too few", "done", _tensors(lambda t: t.pop(_first(t))), _export, "adapters/a"),
     ("no head", "done", _tensors(lambda t: (t.pop("head.weight"), t.pop("head.bias"))), _export, "adapters/a"),
     ("NaN in an adapter", "done", _tensors(_nan), _export, "NaN"),
@@ -216,7 +216,7 @@ EDITED: tuple[tuple[str, str, Damage, Callable[[Place, Path], Words], str], ...]
     ("STATUS says what is none", "cut", _write("STATUS", "dome\n"), _report, "STATUS"),
     ("no sums: an accuracy of 7", "done", _without_sums(_matrix("0.6", "7.6")), _report, "accuracy_matrix.csv"),
     ("no sums: an accuracy in words", "done", _without_sums(_matrix("0.6", "good")), _report, "cannot be read"),
-    ("no sums: another task in the matrix", "done", _without_sums(_matrix(",b\n", ",c\n")), _report, "accuracy_m"),
+    ("no sums: another task in the matrix", "done", _without_sums(_matrix(",b\n", ",c\n")), _report, "an accuracy matrix has the rows"),
     ("no sums: a matrix that is none", "done", _without_sums(_write("accuracy_matrix.csv", "x\n")), _report, "cannot"),
     ("no sums: config.yaml is a list", "done", _without_sums(_write("config.yaml", "[1]\n")), _report, "config.yaml"),
     ("no sums: config.yaml is a word", "done", _without_sums(_write("config.yaml", "x\n")), _report, "config.yaml"),
@@ -267,7 +267,7 @@ def cases() -> list[Case]:
             if what != "a folder in its place":
                 make = _damaged("cut", name, damage, _again)
                 found.append(Case("unfinished runs", f"{name}: {what}", f"{name} is {what}", make, RESUMED, True))
-    for name in ("accuracy_matrix.csv", "metrics.json", "config.yaml", "environment.json", "adapters/a"):
+    for name in ("accuracy_matrix.csv", "metrics.json", "config.yaml", "predictions.csv.gz", "adapters/a"):
         says = Path(name).name
         found.append(Case("finished runs", f"{name}: another run's", "of another seed", _swapped(name, _again), says))
         found.append(
