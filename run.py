@@ -8,13 +8,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 from clora_exp import processes
-from clora_exp.compose import CONF, experiment, in_words
+from clora_exp.compose import CONF, check_words, experiment, in_words
 from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
 from clora_exp.models.weights import check_backend, check_layers
@@ -36,7 +34,8 @@ def cli() -> int:
     def job(composed: DictConfig) -> None:
         nonlocal is_composed
         is_composed = True
-        overrides = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("overwrite=")]
+        words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # ${…} stands as it was typed
+        overrides = [str(o) for o in words if not str(o).lstrip("+").startswith("overwrite=")]
         others = [o for o in overrides if not o.lstrip("+").startswith("reproduce=")]
         command = shlex.join([*processes.launcher(), "run.py", *overrides])
         try:
@@ -73,8 +72,12 @@ def cli() -> int:
         return 2
     try:
         text = answer(sys.argv[1:])
+        if text is None:
+            check_words(sys.argv[1:])
         print(text) if text is not None else job()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except ConfigError as mistake:
+        mistakes.append(mistake)
+    except Exception as error:
         if is_composed:
             raise
         mistakes.append(in_words(error, sys.argv[1:]))

@@ -27,6 +27,7 @@ Count = Annotated[int, Strict(), Gt(0)]
 Natural = Annotated[int, Strict(), Ge(0)]
 Seed = Annotated[int, Strict(), Ge(0), Le(2**31)]
 PositiveFloat = Annotated[float, Strict(), Gt(0)]
+Rate = Annotated[float, Strict(), Gt(0), Le(1e6)]  # of learning; far beyond, a step overflows single precision
 NonNegativeFloat = Annotated[float, Strict(), Ge(0)]
 Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
 OpenFraction = Annotated[float, Strict(), Gt(0), Lt(1)]
@@ -53,6 +54,15 @@ def _order(value: Any) -> Any:
 
 
 Order = Annotated[list[str] | int | None, BeforeValidator(_order)]
+
+
+def _folder_name(value: Any) -> Any:
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise ValueError("must be the name of a folder")
+    return value
+
+
+FolderName = Annotated[str, BeforeValidator(_folder_name)]
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,9 @@ class MethodConfig:
     orthogonality_strength: NonNegativeFloat = 0.01  # λ; Zhang et al. 2025 use 0.01
     factor_tasks: Count | None = None  # shared A and B train in the first k tasks, then stay; null: in all
     factor_optimizer: Literal["adamw", "sgd"] = "adamw"  # what moves A and B from the second task on
-    factor_learning_rate: PositiveFloat | None = None  # of A and B; null: the method's
-    learning_rate: PositiveFloat | None = None  # null: the trainer's
-    head_learning_rate: PositiveFloat | None = None  # null: the trainer's
+    factor_learning_rate: Rate | None = None  # of A and B; null: the method's
+    learning_rate: Rate | None = None  # null: the trainer's
+    head_learning_rate: Rate | None = None  # null: the trainer's
     head: Literal["linear", "cosine"] = "linear"  # cosine: of feature and class vector, times cosine_scale
     cosine_scale: PositiveFloat = 10.0  # where Gidaris & Komodakis 2018 (arXiv 1804.09458) start theirs
     trained_classes: Literal["all", "seen", "task"] = (
@@ -202,8 +212,8 @@ class TrainerConfig:
     accumulate: Count = 1  # batches an optimiser step
     max_eval_examples: Count | None = None  # measured of each task, spread evenly over its split; null: all
     eval_batch_size: Count = 32  # on two cores 32 is the fastest: the activations stay in the cache
-    learning_rate: PositiveFloat = 1e-3  # of adapters; a method may set its own
-    head_learning_rate: PositiveFloat = 1e-2  # of the heads, unless the method sets its own
+    learning_rate: Rate = 1e-3  # of adapters; a method may set its own
+    head_learning_rate: Rate = 1e-2  # of the heads, unless the method sets its own
     weight_decay: NonNegativeFloat = 0.01  # on what AdamW moves, see optimizers.py
     warmup: Fraction = 0.1  # of a task's steps; then linear decay to zero
     gradient_clip: PositiveFloat | None = 1.0  # norm over all trainable parameters; null: off
@@ -227,7 +237,7 @@ class ExperimentConfig:
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
-    results_dir: str = "results/runs"  # where runs go
+    results_dir: FolderName = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
     reproduce: str | None = None  # a finished run, to be run again and compared

@@ -23,6 +23,7 @@ from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
 from clora_exp.evaluation.written import Predicted
+from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
@@ -32,7 +33,7 @@ from clora_exp.randomness import seed_everything
 from clora_exp.reports.progress import Watch
 from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
-from clora_exp.results import Following, RunDirectory
+from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream
@@ -91,7 +92,10 @@ def learn(
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
         if state is not None:
-            method.load_state_dict(state)
+            try:
+                method.load_state_dict(state)
+            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+                raise folder.damaged(error) from error
             terminal.resumed(progress.matrix, progress.num_tasks_done, num_steps_of(begun))
         else:
             progress.add_row("init", 0, *evaluate(method, held_out, first, config, progress, watch))

@@ -109,6 +109,8 @@ class Progress:
         """Take back what `state_dict` gave."""
         self.matrix = AccuracyMatrix.from_csv(state["matrix"])
         self.num_tasks_done = state["num_tasks_done"]
+        if self.num_tasks_done not in range(len(self.stream) + 1) or self.matrix.tasks != self.stream.names:
+            raise ValueError(f"{self.num_tasks_done} tasks done of {', '.join(self.matrix.tasks)}")
         for key, answers in state["predicted"].items():
             i, t = map(int, key.split())
             is_written = isinstance(answers, dict)

@@ -4,6 +4,7 @@ Tensors are read as safetensors and nothing is unpickled, so what is left to loo
 compressed file becomes, and what YAML may refer to. Models: `models/foreign.py`; data sets: `tasks/foreign.py`.
 """
 
+import errno
 import gzip
 import io
 import zlib
@@ -44,8 +45,15 @@ def parse_yaml(text: str) -> Any:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Tell whether a path, its links followed, is the folder or lies in it."""
-    return path.resolve().is_relative_to(folder.resolve())
+    """Tell whether a path, its links followed, is the folder or lies in it.
+
+    Raises:
+        OSError: it is a link that leads back to itself.
+    """
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError as error:  # before Python 3.13
+        raise OSError(errno.ELOOP, "a link that leads back to itself", str(path)) from error
 
 
 def unpacked(path: Path) -> io.BytesIO:

@@ -12,7 +12,7 @@ results/runs/<tasks>/<method>/<hash8>-s<seed>/
   adapters/<task>/       what answered the task when it had just been learned; peft/ the same as a plain PEFT LoRA
   report.md, figures/    the run as a page, see reports/run.py
   checkpoint/            what the next task needs, and how far the session at hand is; gone when the run is done
-  SHA256SUMS             of a finished run, what its files were
+  SHA256SUMS             what each file was when it was written, see sums.py
   .lock, .holder.json    which process writes the run
 """
 
@@ -33,8 +33,6 @@ import yaml
 from safetensors.torch import save as save_tensors
 
 from clora_exp.adapters.export import write_peft
-from clora_exp.checksums import NAME as SUMS
-from clora_exp.checksums import write_sums
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
@@ -44,14 +42,17 @@ from clora_exp.identity import plain_config, run_hash
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
-from clora_exp.runs import FILES, StoredRun, read_run, status_of, unwritable
+from clora_exp.runs import StoredRun, read_run, status_of, unwritable
+from clora_exp.saved import ADAPTER_FORMAT
 from clora_exp.states import pack_layers, read_state, write_state
+from clora_exp.sums import check_sums, keep_sums
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream
 
 log = logging.getLogger("clora_exp")
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
+RESULTS = ("accuracy_matrix.csv", "predictions.csv.gz", "metrics.csv", "metrics.json", "cost.csv")
 GOES_ON = "what was finished is kept, and the same command goes on when this is mended"
 
 
@@ -94,17 +95,19 @@ class RunDirectory:
         """Write what identifies the run; with `overwrite` what there was before is removed.
 
         Raises:
-            RunError: the folder cannot be written.
+            RunError: the folder cannot be written, or what there was before can neither be shown nor gone on with.
         """
+        if not self.config.overwrite:
+            self._check_goes_on()
         try:
             for path in self.path.iterdir() if self.config.overwrite else ():
                 if path.name not in (LOCK, HOLDER):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             remove_unfinished(self.path)
-            (self.path / SUMS).unlink(missing_ok=True)  # of a run that was killed in its very end
             self._write("config.yaml", yaml.safe_dump(plain_config(self.config), sort_keys=False, allow_unicode=True))
             self._write("command.txt", command + "\n")
             self._write("environment.json", _json(self._with_earlier(environment)))
+            keep_sums(self.path, [self.path / name for name in ("config.yaml", "command.txt", "environment.json")])
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -115,9 +118,12 @@ class RunDirectory:
         """Return what ran first, with each later environment under `resumed`."""
         try:
             first = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return environment
-        return first | {"resumed": [*first.get("resumed", []), environment]}
+            return first | {"resumed": [*first.get("resumed", []), environment]}
+        except (OSError, ValueError, TypeError, AttributeError):
+            is_lost = self._checkpoint.exists()
+            return environment | (
+                {"began_on": "lost with an environment.json that could not be read"} if is_lost else {}
+            )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -154,6 +160,20 @@ class RunDirectory:
         with suppress(OSError):
             self._write("STATUS", f"{status}\n{message}\n")
 
+    def _check_goes_on(self) -> None:
+        """Raises RunError for adapters without a checkpoint, a damaged checkpoint, or adapters that have changed."""
+        if not self._checkpoint.exists():
+            if not any(self.path.glob("adapters/*/*")):
+                return
+            what = f"STATUS says {self.status or 'nothing'}, not done, and there is no checkpoint to go on from"
+            raise RunError(f"{self.path}: holds what was learned; {what}. Restore it, or overwrite=true starts again")
+        progress, _ = self.load_progress()
+        self.load_session(progress)
+        of_tasks = [f"adapters/{task.name}/" for task in self.stream.tasks[: progress.num_tasks_done]]
+        if of_tasks:
+            basis = ["adapters/basis.safetensors"] if self.config.method.basis == "svd" else []
+            check_sums(self.path, "overwrite=true starts again", [*of_tasks, *basis])
+
     def load_progress(self) -> tuple[Progress, dict[str, Any] | None]:
         """Return how far the run is and the method's state then; a fresh start where there is no checkpoint.
 
@@ -168,7 +188,7 @@ class RunDirectory:
             progress.load_state_dict(state["progress"])
             return progress, state["method"]
         except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(self._checkpoint, error) from error
+            raise self.damaged(error) from error
 
     def load_session(self, progress: Progress) -> dict[str, Any] | None:
         """Return how far the session after the tasks that are done is; None where nothing of it has been kept.
@@ -187,29 +207,28 @@ class RunDirectory:
             if state["format"] != CHECKPOINT_FORMAT:
                 raise ValueError(f"format {state['format']}, this version reads {CHECKPOINT_FORMAT}")
             if state["run"] != self.path.name:
-                raise ValueError(f"it is of the run {state['run']}, not of this one")
+                raise ValueError(f"it is of the run {state['run']}")
             return state
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise self._damaged(path, error) from error
+            raise self.damaged(error, path) from error
 
-    def _damaged(self, path: Path, error: Exception) -> RunError:
-        return RunError(f"{path} cannot be read ({error}); overwrite=true starts again")
+    def damaged(self, error: Exception, path: Path | None = None) -> RunError:
+        """Return the error of a checkpoint that cannot be gone on with."""
+        return RunError(f"{path or self._checkpoint} cannot be read ({error}); overwrite=true starts again")
 
     def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
         """Write the result files, then the checkpoint they can be made again from."""
         self._write_results(progress)
-        state = self._of_this_run() | {"progress": progress.state_dict(), "method": method_state}
+        keep_sums(self.path, [self.path / name for name in RESULTS])
+        state = {"format": CHECKPOINT_FORMAT, "run": self.path.name, "progress": progress.state_dict()}
         self._checkpoint.parent.mkdir(exist_ok=True)
-        write_state(self._checkpoint, state)
+        write_state(self._checkpoint, state | {"method": method_state})
         self._session.unlink(missing_ok=True)  # of the task that has ended
-
-    def _of_this_run(self) -> dict[str, Any]:
-        return {"format": CHECKPOINT_FORMAT, "run": self.path.name}
 
     def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
         """Write how far the session at hand is."""
-        state = self._of_this_run() | {"num_tasks_done": progress.num_tasks_done, "session": session}
-        write_state(self._session, state)
+        state = {"format": CHECKPOINT_FORMAT, "run": self.path.name, "num_tasks_done": progress.num_tasks_done}
+        write_state(self._session, state | {"session": session})
 
     def _write_results(self, progress: Progress) -> None:
         self._write("accuracy_matrix.csv", progress.matrix.to_csv())
@@ -239,7 +258,7 @@ class RunDirectory:
         tensors |= {name: tensor.detach().cpu() for name, tensor in heads.items()}
         weights = save_tensors(tensors)
         manifest = {
-            "format": 1,
+            "format": ADAPTER_FORMAT,
             "task": task.name,
             "index": t,
             "description": task.description,
@@ -259,6 +278,7 @@ class RunDirectory:
                 write_peft(new / "peft", method.exported(t, task, self.config.model.base_name))
             if self.config.method.save_weights:
                 (new / "backbone.safetensors").write_bytes(save_tensors(method.backbone_weights()))
+        keep_sums(self.path, [folder / task.name, *([basis_file] if basis else [])])
         return len(weights)
 
     def save_samples(self, samples: list[dict[str, Any]]) -> None:
@@ -269,19 +289,24 @@ class RunDirectory:
     def finish(self, progress: Progress) -> None:
         """Write the result files once more, mark the run done and drop the checkpoint."""
         self._write_results(progress)
+        answers = self.path / "answers.jsonl"
+        keep_sums(self.path, [*(self.path / name for name in RESULTS), *([answers] if answers.exists() else [])])
         (self.path / "report.md").unlink(missing_ok=True)  # one made of the unfinished run
         log.info("done")
-        files = [
-            self.path / name
-            for name in FILES
-            if (self.path / name).is_file() and name not in ("run.log", "STATUS", SUMS)
-        ]
-        write_sums(self.path, [*files, *(p for p in (self.path / "adapters").rglob("*") if p.is_file())])
         self._write("STATUS", "done\n")
         self.drop_checkpoint()
 
     def drop_checkpoint(self) -> None:
-        """Remove what the next task would need, also where a finished run was killed before it could."""
+        """Remove what the next task would need, also where a finished run was killed before it could.
+
+        Raises:
+            RunError: STATUS says done, and the checkpoint that the run is not.
+        """
+        if self._checkpoint.exists():
+            progress, _ = self.load_progress()
+            if progress.num_tasks_done < len(self.stream):
+                done = f"{progress.num_tasks_done} of {len(self.stream)} tasks"
+                raise RunError(f"{self.path}: STATUS says done, and its checkpoint has {done}; remove STATUS to go on")
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
     def read(self) -> StoredRun:
@@ -304,44 +329,6 @@ def _plain_number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-class Following(RunDirectory):
-    """The folder as the other processes of a run see it: they read, and the first one writes."""
-
-    writes = False
-
-    @contextmanager
-    def held(self, command: str) -> Iterator[None]:
-        """The first process holds it for all."""
-        yield
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """The first process says how the run ends."""
-        yield
-
-    def prepare(self, command: str, environment: dict[str, Any]) -> None:
-        """Leave it to the first process."""
-
-    def save_progress(self, progress: Progress, method_state: dict[str, Any]) -> None:
-        """Leave it to the first process."""
-
-    def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
-        """Leave it to the first process."""
-
-    def save_adapter(self, t: int, method: Method) -> int:
-        """Leave it to the first process."""
-        return 0
-
-    def save_samples(self, samples: list[dict[str, Any]]) -> None:
-        """Leave it to the first process."""
-
-    def finish(self, progress: Progress) -> None:
-        """Leave it to the first process."""
-
-    def drop_checkpoint(self) -> None:
-        """Leave it to the first process."""
 
 
 class _RunLog(logging.FileHandler):

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
-from clora_exp.checksums import NAME, check_sums
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.received import parse_yaml
+from clora_exp.sums import check_sums
 
 FILES = {  # what a run leaves, in the order a reader wants it
     "report.md": "the run as a page",
@@ -29,12 +30,22 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "config.yaml": "every setting",
     "command.txt": "how to run it again",
     "environment.json": "versions, commit, hardware, fingerprints of data and model",
+    "SHA256SUMS": "what each of these files was when it was written: sha256sum --check SHA256SUMS",
     "run.log": "what happened when",
     "STATUS": "running, interrupted, done or failed",
-    "SHA256SUMS": "what the files were when the run ended; sha256sum -c SHA256SUMS",
 }
 
+
 STATUSES = ("running", "interrupted", "done", "failed")
+NEEDED = {  # of config.yaml, section by section: what is printed of a run
+    "method": ("name", "protocol", "rank", "alpha", "trainable", "learning_rate", "head_learning_rate"),
+    "tasks": ("name",),
+    "model": ("name",),
+    "trainer": ("epochs", "max_steps", "batch_size", "learning_rate", "head_learning_rate"),
+}
+OF_ENVIRONMENT = ("python", "packages", "commit", "device", "torch_threads", "model_sha256")
+OF_HISTORY = ("task", "metric", "value", "step", "seconds")
+OF_COSTS = ("trainable_parameters", "adapter_bytes", "train_seconds", "evaluation_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -76,17 +87,15 @@ def read_run(path: Path) -> StoredRun:
     """
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path}: no run directory (no config.yaml in it)")
-    status = status_of(path)
-    if status == "done":
-        check_sums(path)
+    check_sums(path, "overwrite=true runs it again")
     try:
         config = parse_yaml(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")
         metrics = {name: Metric(**metric) for name, metric in json.loads(_text(path, "metrics.json")).items()}
         answers = _text(path, "answers.jsonl") if (path / "answers.jsonl").exists() else ""
-        return StoredRun(
+        run = StoredRun(
             path=path,
-            status=status or "unknown",
+            status=(_text(path, "STATUS").splitlines() or [""])[0],
             config=config,
             command=_text(path, "command.txt").strip(),
             environment=json.loads(_text(path, "environment.json")),
@@ -96,8 +105,38 @@ def read_run(path: Path) -> StoredRun:
             costs=_table(path, "cost.csv"),
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError, yaml.YAMLError) as error:
+        _check(run)
+        return run
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read ({error}); overwrite=true runs it again") from error
+
+
+def _check(run: StoredRun) -> None:
+    """Raises ValueError where a file lacks what is printed of it, or has what cannot be."""
+    if run.status not in STATUSES:
+        raise ValueError(f"STATUS says {run.status!r}, none of {', '.join(STATUSES)}")
+    for section, keys in NEEDED.items():
+        values = run.config.get(section) if isinstance(run.config, dict) else None
+        for key in keys:
+            if not isinstance(values, dict) or key not in values:
+                raise ValueError(f"config.yaml has no {section}.{key}")
+    for key in OF_ENVIRONMENT:
+        if key not in run.environment:
+            raise ValueError(f"environment.json has no {key}")
+    for name, metric in run.metrics.items():
+        if metric.value is not None and not isinstance(metric.value, int | float):
+            raise ValueError(f"metrics.json: {name} is {metric.value!r}, no number")
+    for table, name, columns in ((run.history, "metrics.csv", OF_HISTORY), (run.costs, "cost.csv", OF_COSTS)):
+        for column in columns:
+            if column not in table:
+                raise ValueError(f"{name} has no column {column!r}")
+            if column not in ("task", "metric") and len(table) and not pd.api.types.is_numeric_dtype(table[column]):
+                raise ValueError(f"{name}: column {column!r} holds what is no number")
+    values = run.matrix.values
+    if ((values < 0) | (values > 1)).any() or len(set(run.matrix.tasks)) < len(run.matrix.tasks):
+        raise ValueError("accuracy_matrix.csv holds what is no accuracy, 0 to 1, or a task twice")
+    if run.status == "done" and np.isnan(values[-1]).all():
+        raise ValueError("STATUS says done, and accuracy_matrix.csv has nothing after the last task")
 
 
 def check_writable(config: ExperimentConfig) -> None:
@@ -109,8 +148,11 @@ def check_writable(config: ExperimentConfig) -> None:
     results_dir = config.results_dir
     path = Path(results_dir).expanduser().absolute()
     runs = path.glob(f"{config.tasks.name}/{config.method.name}/*-s{config.seed}")
-    if not config.overwrite and any(status_of(run) == "done" for run in runs):
-        return
+    try:
+        if not config.overwrite and any(status_of(run) == "done" for run in runs):
+            return
+    except OSError as error:  # e.g. a name too long
+        raise unwritable(results_dir, error.strerror) from error
     there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not there.is_dir():
         raise unwritable(results_dir, f"{there} is no directory")
@@ -119,23 +161,11 @@ def check_writable(config: ExperimentConfig) -> None:
 
 
 def status_of(path: Path) -> str | None:
-    """Return the first line of a run directory's STATUS, or None where no run has begun.
-
-    Where STATUS was lost, a folder with the sums of its files is done.
-
-    Raises:
-        RunError: it says what no run says.
-    """
+    """Return the first line of a run directory's STATUS, or None where no run has begun."""
     try:
-        status = _text(path, "STATUS").splitlines()[0]
-    except (FileNotFoundError, NotADirectoryError, IndexError):
-        return "done" if (path / NAME).exists() else None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path / 'STATUS'} cannot be read ({error}); overwrite=true runs it again") from error
-    if status not in STATUSES:
-        have = ", ".join(STATUSES)
-        raise RunError(f"{path / 'STATUS'} says {status[:60]!r}; have: {have}. Write what is so, or overwrite=true")
-    return status
+        return _text(path, "STATUS").splitlines()[0]
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def unwritable(results_dir: str, reason: str | None) -> RunError:

@@ -18,7 +18,6 @@ from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported
 from clora_exp.adapters.targets import rank_of
-from clora_exp.checksums import check_sums
 from clora_exp.compose import SECTIONS
 from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig, structure
 from clora_exp.errors import ModelError, RunError, unknown
@@ -27,7 +26,11 @@ from clora_exp.models.base import TaskModel
 from clora_exp.models.prompts import Told
 from clora_exp.received import is_inside, parse_yaml
 from clora_exp.states import read_state, unpack_layers
+from clora_exp.sums import check_sums
+from clora_exp.tasks.names import listed
 from clora_exp.tasks.stream import Example
+
+ADAPTER_FORMAT = 1  # of adapter.json
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,12 @@ def load_task(run: Path, task: str) -> SavedTask:
     folder = run / "adapters" / task
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run}: no run directory (no config.yaml in it)")
+    check_sums(run, "restore it, or run it again with overwrite=true")
     have = [path.parent.name for path in run.glob("adapters/*/adapter.json")]
     if task not in have:
         raise RunError(f"{run}: " + unknown("task", task, have))
     if not is_inside(folder, run):
         raise RunError(f"{folder} is a link that leads out of the run")
-    check_sums(run, "config.yaml")
-    check_sums(run, f"adapters/{task}/")
-    check_sums(run, "adapters/basis.safetensors")
     try:
         raw = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -91,32 +92,55 @@ def load_task(run: Path, task: str) -> SavedTask:
     config = structure(raw, SECTIONS)
     if reason := not_exportable(config.method):
         raise RunError(f"{run}: {reason}")
-    try:
-        manifest = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-        content = (folder / "adapter.safetensors").read_bytes()
-        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-            raise ValueError("its SHA-256 is not the one in adapter.json")
-        tensors = load(content)
-        state = {}
-        if manifest["basis_sha256"]:
-            basis = run / "adapters" / "basis.safetensors"
-            if hashlib.sha256(basis.read_bytes()).hexdigest() != manifest["basis_sha256"]:
-                raise ValueError(f"the SHA-256 of {basis} is not the one in adapter.json")
-            state = read_state(basis)
-        state |= unpack_layers({n: t for n, t in tensors.items() if not n.startswith("head.")}, manifest["layers"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise RunError(f"{folder}: cannot be read: {error}") from error
+    manifest, tensors, state = _read(run, folder)
     kind = discovery.model_kinds.load(config.model.kind)
     if kind.identity(config.model) != manifest["model"]["sha256"]:
         raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
     model = kind.build(in_single_precision(config.model))
     model.add_heads([len(manifest["labels"])])
     model.knows_task = config.scenario == "task_incremental"
-    adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
-    adapters.add_state(state)
-    for head in model.heads:
-        head.load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
+    try:
+        adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
+        adapters.add_state(state)
+        for head in model.heads:
+            head.load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise RunError(f"{folder}: does not fit {config.model.name} under the run's settings: {reason}") from error
     return SavedTask(config, manifest, model.requires_grad_(False).eval(), adapters)
+
+
+def _read(run: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Return the manifest of a task's folder, its tensors as they lie there, and those of the layers by name.
+
+    Raises:
+        RunError: a file that was altered or cannot be read.
+    """
+    try:
+        manifest = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        if manifest["format"] != ADAPTER_FORMAT:
+            raise ValueError(f"adapter.json has format {manifest['format']}, this version reads {ADAPTER_FORMAT}")
+        if not isinstance(manifest["labels"], list) or not isinstance(manifest["model"]["sha256"], str):
+            raise ValueError("adapter.json does not say which labels or which model")
+        content = (folder / "adapter.safetensors").read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+            raise ValueError("its SHA-256 is not the one in adapter.json")
+        tensors = load(content)
+        for name, tensor in tensors.items():
+            if tensor.dtype not in (torch.float32, torch.bfloat16) or not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} is {tensor.dtype}, or holds numbers that are NaN or infinite")
+        state = {}
+        if manifest["basis_sha256"]:
+            basis = run / "adapters" / "basis.safetensors"
+            if hashlib.sha256(basis.read_bytes()).hexdigest() != manifest["basis_sha256"]:
+                raise ValueError(f"the SHA-256 of {basis} is not the one in adapter.json")
+            state = read_state(basis)
+        of_layers = {n: t for n, t in tensors.items() if not n.startswith("head.")}
+        if of_layers.keys() != manifest["layers"].keys():
+            raise ValueError(f"adapter.json names the tensors {listed(manifest['layers'])}, not {listed(of_layers)}")
+        return manifest, tensors, state | unpack_layers(of_layers, manifest["layers"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise RunError(f"{folder}: cannot be read: {error}") from error
 
 
 def in_single_precision(config: ModelConfig) -> ModelConfig:

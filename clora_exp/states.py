@@ -17,6 +17,7 @@ from torch import Tensor
 from clora_exp.files import write_atomically
 
 _KEY = "clora_exp"
+_SHA256 = "sha256"
 _TENSOR = "$tensor"
 
 
@@ -47,7 +48,7 @@ def read_state(path: Path) -> Any:
         if digest.startswith("{"):  # written before there were digests
             plain = metadata[_KEY]
         elif digest != _digest(plain, tensors):
-            raise ValueError("its content is not what was written: the SHA-256 is another")
+            raise ValueError("it has changed since it was written")
         return _put_back(json.loads(plain), tensors)
     except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error

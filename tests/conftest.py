@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import save_bert
 from language import save_causal_lm, save_seq2seq
 
 import clora_exp.methods
@@ -19,7 +20,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, and the proce
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent
-WORDS = ["red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "iron", "gold", "tin"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,22 +38,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT of width 32 and two layers, and a word tokenizer."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
     folder = tmp_path_factory.mktemp("tiny_bert")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-    )
-    BertModel(config).save_pretrained(folder)
-    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    save_bert(folder)
     return folder
 
 

@@ -11,16 +11,16 @@ import clora_exp
 
 ROOT = Path(clora_exp.__file__).parent
 LAYERS = [  # each may import its own layer and those before it
-    {"errors", "discovery", "files", "checksums", "locks", "processes", "randomness", "received", "__init__"},
+    {"errors", "discovery", "files", "locks", "processes", "randomness", "received", "__init__"},
     {"config"},
-    {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "help"},
+    {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "own_configs", "help"},
     {"models"},
     {"inference"},
     {"methods"},
-    {"session", "environment", "interrupts", "checkpoints", "runs", "saved"},
+    {"session", "environment", "interrupts", "checkpoints", "runs", "saved", "sums"},
     {"verification"},
     {"progress", "identity"},
-    {"results"},
+    {"results", "following"},
     {"reports"},
     {"loop"},
     {"reproduction"},

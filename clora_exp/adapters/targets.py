@@ -48,7 +48,7 @@ def check_targets(linear: Mapping[str, tuple[int, ...]], targets: list[str] | st
     """Check target modules and rank against the linear layers there are, module name → shape of its weight.
 
     Raises:
-        ModelError: a target that matches no linear layer, with what there is; an SVD basis of more than full rank.
+        ModelError: a target that matches no linear layer, with what there is; a rank above the matrix or the SVD basis.
     """
     key = "the model's target_modules" if settings.target_modules is None else "method.target_modules"
     targets = targets_of(linear, targets)
@@ -65,6 +65,9 @@ def check_targets(linear: Mapping[str, tuple[int, ...]], targets: list[str] | st
             raise ModelError(f"method.rank_pattern: {end!r} is the end of no adapted layer's name; e.g. {min(adapted)}")
     for name in adapted:
         rank, shape = rank_of(name, settings), linear[name]
+        if rank > max(shape):
+            size = f"{shape[0]:,} × {shape[1]:,}"
+            raise ModelError(f"method.rank={rank}: {name} is {size}; a rank above {min(shape):,} adds nothing to it")
         if settings.basis == "svd" and rank > min(shape):
             raise ModelError(f"method.rank={rank}: {name} has rank {min(shape)}; the SVD gives no more")
 

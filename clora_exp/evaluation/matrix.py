@@ -37,4 +37,6 @@ class AccuracyMatrix:
         """Read what `to_csv` wrote, from a string or a file."""
         source = text if isinstance(text, Path) else io.StringIO(text)
         frame = pd.read_csv(source, index_col="after", dtype=str)  # Python's float() reads back exactly
+        if list(frame.index) != [INIT, *frame.columns]:
+            raise ValueError(f"an accuracy matrix has the rows {INIT} and {', '.join(frame.columns)}")
         return cls(list(frame.columns), frame.map(float).to_numpy(dtype=np.float64))

@@ -43,10 +43,20 @@ def load_backbone(
     transformers.utils.logging.set_verbosity_error()  # the caller judges what is missing
     try:
         backbone, info = getattr(transformers, kind).from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused here, by name
         )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+    for name, found, wanted in info["mismatched_keys"]:
+        raise ValueError(f"{name} is {tuple(found)} in its weights and {tuple(wanted)} by its config.json")
+    for name, tensor in backbone.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds numbers that are NaN or infinite")
     return backbone, list(info["missing_keys"])
 
 

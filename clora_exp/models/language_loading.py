@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from clora_exp.config import ModelConfig
 from clora_exp.errors import ModelError
 from clora_exp.models.backends import load_backbone
-from clora_exp.models.weights import weights_folder
+from clora_exp.models.weights import in_one_line, weights_folder
 
 
 def load_language_model(config: ModelConfig, backend: str, kind: str) -> tuple[Any, Any, Path]:
@@ -21,13 +20,10 @@ def load_language_model(config: ModelConfig, backend: str, kind: str) -> tuple[A
     import transformers
 
     folder = weights_folder(config)
-    try:
+    with in_one_line(config, folder, f" as {kind}"):
         dtype = getattr(torch, config.settings.dtype)
         backbone, missing = load_backbone(folder, backend, config.settings.max_length, kind, dtype)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model={config.name}: {folder} does not load as {kind}: {reason[0]}") from error
     if missing:
         raise ModelError(
             f"model={config.name}: {folder} has no weights for {sorted(missing)[0]} ({len(missing)} missing)"

@@ -20,7 +20,7 @@ from clora_exp.models.backends import load_backbone
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import EncodedTexts, padded
 from clora_exp.models.prompts import Told
-from clora_exp.models.weights import sha256, weights_folder
+from clora_exp.models.weights import in_one_line, sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
 from clora_exp.tasks.stream import Example, Task
 
@@ -113,7 +113,7 @@ class TextEncoder(TaskModel):
         """Tokenise a split once; afterwards it comes from the cache, keyed by tokenizer, split and length.
 
         Raises:
-            DataError: the task's examples are images, or it is free-form.
+            DataError: the task's examples are images, or it is free-form; a token that the model does not know.
         """
         if task.modality != "text" or task.is_free_form:
             what = "are images" if task.modality != "text" else "have no labels"
@@ -129,6 +129,12 @@ class TextEncoder(TaskModel):
         except (OSError, ValueError, KeyError, SafetensorError):
             token_ids, starts = self._tokenise([example.text for example in task.split(split)])
             store(path, save_arrays({"token_ids": token_ids, "starts": starts}))
+        num_words = len(self.backbone.get_input_embeddings().weight)
+        if token_ids.min() < 0 or token_ids.max() >= num_words:
+            raise DataError(
+                f"task {task.name!r}: its tokenizer gives token {token_ids.max()}, and the model knows {num_words}; "
+                "tokenizer.json and config.json are of two models"
+            )
         index = {label: i for i, label in enumerate(task.labels)}
         labels = np.array([index[example.label] for example in task.split(split)], dtype=np.int64)
         return EncodedTexts(labels, t, token_ids, starts, self.tokenizer.pad_token_id)
@@ -158,12 +164,13 @@ def build(config: ModelConfig, backend: str = "peft") -> TextEncoder:
 
     settings: Config = config.settings
     folder = weights_folder(config)
-    try:
+    with in_one_line(config, folder):
         backbone, missing = load_backbone(folder, backend, settings.max_length)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model={config.name}: {folder} does not load: {reason[0]}") from error
+        tokenizer("a word")
+        special = tokenizer.num_special_tokens_to_add()
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model={config.name}: the tokenizer in {folder} has no pad_token; a batch needs one")
     needed = [name for name in missing if settings.pooling == "pooler" or "pooler" not in name]
     if needed:
         raise ModelError(
@@ -171,6 +178,11 @@ def build(config: ModelConfig, backend: str = "peft") -> TextEncoder:
         )
     if settings.pooling == "pooler" and getattr(backbone, "pooler", None) is None:
         raise ModelError(f"model.text_encoder.pooling=pooler: {config.name} has no pooler; have: mean")
+    if settings.max_length <= special:
+        raise ModelError(
+            f"model.text_encoder.max_length={settings.max_length}: leaves no room for a word, {config.name} puts "
+            f"{special} tokens of its own into each text"
+        )
     positions = getattr(backbone.config, "max_position_embeddings", settings.max_length)
     if settings.max_length > positions:
         raise ModelError(

@@ -20,12 +20,13 @@ from clora_exp.models.backends import load_backbone
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import EncodedSplit
 from clora_exp.models.prompts import Told
-from clora_exp.models.weights import sha256, weights_folder
+from clora_exp.models.weights import in_one_line, sha256, weights_folder
 from clora_exp.tasks.cache import cache_dir, store
 from clora_exp.tasks.images import MAX_PIXELS, data_uri, open_image
 from clora_exp.tasks.stream import Example, Task
 
 PROCESSOR = "preprocessor_config.json"
+NOTHING_TOLD = Told("", "", (), True)
 CHUNK = 256  # images opened at once
 
 
@@ -210,12 +211,9 @@ def build(config: ModelConfig, backend: str = "peft") -> VisionEncoder:
     import transformers
 
     folder = weights_folder(config)
-    try:
+    with in_one_line(config, folder):
         backbone, missing = load_backbone(folder, backend, 0)
         processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model={config.name}: {folder} does not load: {reason[0]}") from error
     needed = [name for name in missing if "pooler" not in name]
     if needed:
         raise ModelError(
@@ -225,4 +223,7 @@ def build(config: ModelConfig, backend: str = "peft") -> VisionEncoder:
         what = type(backbone).__name__
         raise ModelError(f"model.vision_encoder.pooling=cls: {folder} is a {what}, without a class token; have: mean")
     backbone.requires_grad_(False)
-    return VisionEncoder(backbone, processor, folder, config.settings)
+    with in_one_line(config, folder), torch.inference_mode():
+        encoder = VisionEncoder(backbone, processor, folder, config.settings)
+        encoder.features(encoder.inputs_of(encoder.probe([])[:1], NOTHING_TOLD))  # processor and model fit together
+    return encoder

@@ -4,6 +4,8 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from clora_exp.adapters.targets import check_targets, wanted
 from clora_exp.config import ExperimentConfig, ModelConfig
-from clora_exp.errors import ModelError, unknown
+from clora_exp.errors import CloraError, ModelError, unknown
 from clora_exp.models.foreign import check_folder
 from clora_exp.received import is_inside
 from clora_exp.tasks.cache import cache_dir
@@ -125,26 +127,35 @@ def make_weights(config: ModelConfig, progress: "Progress") -> None:
 def check_layers(config: ExperimentConfig) -> None:
     """Look in the headers of the weights whether the layers to adapt are there: at once, before model and data.
 
-    What cannot be told from a header (a matrix that is no linear layer, an unreadable file) is left to the model.
+    What cannot be told from a header (a matrix that is no linear layer) is left to the model.
 
     Raises:
-        ModelError: missing weights, target modules that match nothing, a rank above that of an SVD basis.
+        ModelError: missing or unreadable weights, matrices of integers, target modules that match nothing, a rank above
+            that of an SVD basis.
     """
     if config.model.path is None and config.model.recipe is not None and not recipe(config.model).folder().exists():
         return
     shapes: dict[str, tuple[int, ...]] = {}
-    try:
-        for file in sorted(weights_folder(config.model).glob("*.safetensors")):
+    types: dict[str, str] = {}
+    folder = weights_folder(config.model)
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
             with safe_open(file, "numpy") as weights:
                 names = weights.keys()  # it cannot be iterated itself
                 shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in names}
-    except (OSError, SafetensorError):
-        return
+                types |= {name: weights.get_slice(name).get_dtype() for name in names}
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{file} cannot be read: {error}") from error
+    if not shapes:
+        raise ModelError(f"model.path={folder}: no tensors in its weights")
     linear = {
         name.removesuffix(".weight"): shape
         for name, shape in shapes.items()
         if name.endswith(".weight") and len(shape) == 2 and "embed" not in name.split(".")[-2]
     }
+    for name in linear:
+        if not types[f"{name}.weight"].startswith(("F", "BF")):
+            raise ModelError(f"model.path={folder}: {name} is of {types[f'{name}.weight']}; weights are no integers")
     if config.method.trainable == "adapters":
         check_targets(linear, wanted(config.method, config.model.settings.target_modules), config.method)
 
@@ -169,12 +180,34 @@ def check_backend(backend: str) -> None:
     importlib.import_module("unsloth")
 
 
+@contextmanager
+def in_one_line(config: ModelConfig, folder: Path, kind: str = "") -> Iterator[None]:
+    """Make a ModelError of what libraries raise over a folder that is no model, or no such one, in the block.
+
+    They raise what Python does over a key that is not there or a number that is none, and tokenizers a bare Exception.
+    """
+    try:
+        yield
+    except CloraError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(f"model={config.name}: {folder} does not load{kind}: {reason}") from error
+
+
 def sha256(folder: Path, *patterns: str) -> str:
-    """Return the SHA-256 over names and bytes of the files of `folder` that match one of `patterns`."""
+    """Return the SHA-256 over names and bytes of the files of `folder` that match one of `patterns`.
+
+    Raises:
+        ModelError: one cannot be read.
+    """
     digest = hashlib.sha256()
     for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         digest.update(file.name.encode() + b"\0")
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
+        try:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+        except OSError as error:
+            raise ModelError(f"{file} cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clora_exp.errors import RunError
+from clora_exp.errors import RunError, unknown
 from clora_exp.files import place_of, write_atomically
 from clora_exp.reports.figures import draw_all
 from clora_exp.reports.words import METRICS, duration, markdown_row, number, sentence, signed, size, threads
@@ -25,6 +25,9 @@ def write_report(path: Path) -> Path:
         RunError: it is no run directory, cannot be read, or there is no room for its page.
     """
     run = read_run(path)
+    for name in run.metrics:
+        if name not in METRICS:
+            raise RunError(f"{path / 'metrics.json'}: " + unknown("metric", name, METRICS))
     try:
         figures = draw_all(run, path / "figures")
         write_atomically(path / "report.md", page(run, figures).encode())

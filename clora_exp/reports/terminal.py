@@ -106,7 +106,8 @@ class Terminal:
     def resumed(self, matrix: AccuracyMatrix, num_tasks_done: int, num_steps: int) -> None:
         """Say where an interrupted run goes on, and print the rows it has."""
         within = f", after step {num_steps} of the next" if num_steps else ""
-        self._line("resumed", f"after {num_tasks_done} of {len(matrix.tasks)} tasks{within}")
+        where = f"after {num_tasks_done} of {len(matrix.tasks)} tasks{within}"
+        self._line("resumed", f"{where}; its tables are written again from the checkpoint")
         for i in range(num_tasks_done + 1):
             self.row(matrix, i)
 

@@ -114,6 +114,8 @@ def file_sha256(path: Path) -> str:
     Raises:
         DataError: it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is no file that can be read")  # a pipe would be waited for
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -76,7 +76,7 @@ class Scenario:
 def _check_alone(stream: TaskStream) -> None:
     for task in stream:
         trained = {example.label for example in task.train}
-        if len(task.labels) == 1 or len(trained) == 1:
+        if not task.is_free_form and (len(task.labels) == 1 or len(trained) == 1):
             raise ConfigError(
                 f"task {task.name!r}: all {len(task.train)} training examples are of one class, {min(trained)!r}; "
                 "a head of its own needs two to learn from. scenario=class_incremental takes one"

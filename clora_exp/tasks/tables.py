@@ -4,8 +4,10 @@ A file is streamed: nothing but the current row, or the current batch of Parquet
 read goes to `Problems`, and reading goes on, so that one error tells how many more there are.
 """
 
+import codecs
 import csv
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,12 @@ class Problems:
         return f" (and {count} more {self._word}{'s' if count > 1 else ''} like it)" if count else ""
 
 
+def has_mark(path: Path) -> bool:
+    """Tell whether a text begins with a byte order mark, which is left out as it is read."""
+    with path.open("rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
+
+
 def columns(path: Path, file: str) -> list[str]:
     """Return the names of a table's columns, of JSON Lines those of its first object; [] where there is no row.
 
@@ -75,6 +83,10 @@ def _lines(path: Path, problems: Problems) -> Iterator[str]:
     """Yield the lines; one that is no UTF-8 is empty, so that the count stays right."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if b"\0" in line and not line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                problems.add("nul", number, f"no text: a NUL byte at {line.index(0) + 1}; save it as UTF-8")
+                yield "\n"
+                continue
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -103,7 +115,7 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[Row]:
             continue
         if not header:
             header = fields
-            twice = next((name for name in header if header.count(name) > 1), None)
+            twice = next((name for name, count in Counter(header).items() if count > 1), None)
             if twice is not None:
                 raise DataError(f"{problems.file}: two columns are called {twice!r}")
         elif len(fields) != len(header):
@@ -117,7 +129,10 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
+            row = json.loads(text, object_pairs_hook=_once)
+        except KeyError as error:
+            problems.add("twice", line, f"key {error.args[0]!r} stands in it twice")
+            continue
         except json.JSONDecodeError as error:
             problems.add("json", line, f"no JSON: {error.msg} at column {error.colno}; each line is one object")
             continue
@@ -132,6 +147,14 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
             yield line, row
         else:
             problems.add("object", line, "no JSON object; each line is one object")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of its pairs; a KeyError where a key stands twice, which JSON leaves open."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise KeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return found
 
 
 def _is_unicode(row: Any) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from encoders import save_vit
 from PIL import Image
 
 from clora_exp import loop
@@ -26,23 +27,8 @@ COLOURS = {"bright": (200, 255), "dark": (0, 60)}
 @pytest.fixture(params=[3, 1], ids=["colour", "grey"])
 def vit(request, tmp_path: Path) -> Path:
     """A folder with a random ViT of width 32 for images of 16×16, and a processor that resizes and normalises."""
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=16,
-        patch_size=8,
-        num_channels=request.param,
-        initializer_range=0.3,
-    )
     folder = tmp_path / "vit"
-    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    processor = transformers.ViTImageProcessor(
-        size={"height": 16, "width": 16}, image_mean=[0.4] * request.param, image_std=[0.3] * request.param
-    )
-    processor.save_pretrained(folder)
+    save_vit(folder, request.param)
     return folder
 
 

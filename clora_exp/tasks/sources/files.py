@@ -6,8 +6,10 @@ names are sorted, integers by value. Whatever a row lacks is one error with file
 """
 
 import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from clora_exp.tasks.images import open_image
 from clora_exp.tasks.names import SPLIT_WORDS, check_task_name, in_order, listed
 from clora_exp.tasks.split import held_out
 from clora_exp.tasks.stream import Example, Task
-from clora_exp.tasks.tables import Problems
+from clora_exp.tasks.tables import Problems, has_mark
+
+_MARKED = "{} begins with a byte order mark, which is left out"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Config:
     group_column: str = "group"  # what may never stand in two splits; missing: the row
     validation_fraction: OpenFraction = 0.1  # of train, stratified by label, where there is no validation split
     test_fraction: OpenFraction = 0.2  # of a table without a split column
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where what is asked and what is to be answered are one column."""
+        for asked, answer in (("text_column", "label_column"), ("prompt_column", "response_column")):
+            if getattr(self, asked) == getattr(self, answer):
+                raise ValueError(f"{asked} and {answer} are both {getattr(self, asked)!r}; they must be two columns")
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,16 @@ class Part:
 
 
 def fingerprint(config: Config) -> str:
-    """Return the hash of all files; of images, which tasks hold by their place, of the place too."""
-    root = _root(config)
+    """Return the hash of all files; of images, which tasks hold by their place, of the place too.
+
+    Raises:
+        DataError: what is missing or cannot be read.
+    """
+    with _readable(config) as root:
+        return _content(root)
+
+
+def _content(root: Path) -> str:
     found = folders.find(root)
     if isinstance(found, Path):
         return folders.content_sha256(found.parent, [found])
@@ -79,20 +97,26 @@ def tasks(config: Config, data_seed: int) -> list[Task]:
     Raises:
         DataError: what is missing or cannot be read, with file and line.
     """
-    root = _root(config)
-    found = folders.find(root)
-    if isinstance(found, Path):
-        return _of_table(found, config, data_seed)
-    return [(_of_images if folder.has_images else _of_folder)(folder, config, data_seed) for folder in found]
+    with _readable(config) as root:
+        found = folders.find(root)
+        if isinstance(found, Path):
+            return _of_table(found, config, data_seed)
+        return [(_of_images if folder.has_images else _of_folder)(folder, config, data_seed) for folder in found]
 
 
-def _root(config: Config) -> Path:
+@contextmanager
+def _readable(config: Config) -> Iterator[Path]:
+    """Yield the place of the data; what the system says of it while the block runs becomes a DataError."""
     if config.path is None:
         raise DataError(
             "tasks=files needs the place of the data: tasks.path=FOLDER, with FOLDER/<task>/train.csv and test.csv "
             "(.jsonl, .parquet), FOLDER/<task>/train/<label>/ with images, or one table with a column 'task'"
         )
-    return Path(config.path).expanduser().resolve()
+    try:
+        yield Path(config.path).expanduser().resolve()
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename not in (None, config.path) else ""
+        raise DataError(f"tasks.path={config.path}: cannot be read: {where}{error.strerror or error}") from error
 
 
 def _of_folder(folder: TaskFolder, config: Config, data_seed: int) -> Task:
@@ -103,12 +127,14 @@ def _of_folder(folder: TaskFolder, config: Config, data_seed: int) -> Task:
         file = f"{folder.name}/{path.name}"
         all_columns[split] = _columns(path, file, config)
         parts[split] = _read(path, all_columns[split], config, split)["", ""]
+        if not parts[split].examples:  # a Parquet file has columns all the same
+            raise DataError(f"{file}: holds no rows")
     for columns in all_columns.values():
         if columns.is_free_form != all_columns["train"].is_free_form:
             raise DataError(f"{columns.file}: columns {columns.text}, {columns.label}; those of train are others")
-    return _task(
-        folder.name, parts, all_columns["train"].is_free_form, [_says(all_columns["train"])], config, data_seed
-    )
+    notes = [_says(all_columns["train"])]
+    notes += [_MARKED.format(columns.file) for split, columns in all_columns.items() if has_mark(folder.splits[split])]
+    return _task(folder.name, parts, all_columns["train"].is_free_form, notes, config, data_seed)
 
 
 def _of_table(path: Path, config: Config, data_seed: int) -> list[Task]:
@@ -128,7 +154,8 @@ def _of_table(path: Path, config: Config, data_seed: int) -> list[Task]:
                 raise DataError(
                     f"{path.name}: task {name!r} has no {split} rows in column {columns.split!r}; has: {have}"
                 )
-        made.append(_task(name, by_task[name], columns.is_free_form, [_says(columns)], config, data_seed))
+        notes = [_says(columns), *([_MARKED.format(path.name)] if has_mark(path) else [])]
+        made.append(_task(name, by_task[name], columns.is_free_form, notes, config, data_seed))
     return made
 
 
@@ -205,7 +232,9 @@ def _read(path: Path, columns: Columns, config: Config, prefix: str) -> dict[tup
         for name, value in ((columns.text, text), (columns.label, label), (columns.task, task), (columns.split, split)):
             if name and not value.strip():
                 problems.add(f"no {name}", line, f"no {name}" if name not in row else f"{name} is empty")
-            elif name and isinstance(row.get(name), (list, dict)):
+            elif name and isinstance(row.get(name), float) and math.isinf(row[name]):
+                problems.add(f"kind of {name}", line, f"{name} is infinite")
+            elif name and isinstance(row.get(name), (list, dict, bytes)):
                 problems.add(f"kind of {name}", line, f"{name} is a {type(row[name]).__name__}, no text or number")
         if columns.split and split and split.lower() not in SPLIT_WORDS:
             problems.add("split", line, unknown("split", split, SPLIT_WORDS))
@@ -294,8 +323,8 @@ def _held_out(
 def _leaks(train: list[Example], test: list[Example]) -> list[str]:
     """Return a warning where inputs stand in train and in test."""
     what = "images" if train[0].image else "texts"
-    seen = {_content(example) for example in train}
-    found = [example for example in test if _content(example) in seen]
+    seen = {_shown(example) for example in train}
+    found = [example for example in test if _shown(example) in seen]
     if not found:
         return []
     return [f"warning: {len(found)} of {len(test)} test {what} stand in train too, the first is {found[0].id}"]
@@ -308,7 +337,7 @@ def _alike(labels: list[str]) -> list[str]:
     return [f"warning: labels {a!r} and {b!r} differ in case or spaces alone" for a, b in pairs if a != b]
 
 
-def _content(example: Example) -> str:
+def _shown(example: Example) -> str:
     return folders.file_sha256(Path(example.image)) if example.image else " ".join(example.text.split())
 
 
