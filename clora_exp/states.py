@@ -85,8 +85,8 @@ def _digest(plain: str, tensors: dict[str, Tensor]) -> str:
     """Return the SHA-256 of the plain values and of every tensor's name, kind, shape and bytes."""
     digest = hashlib.sha256(plain.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from clora_exp.compose import SECTIONS
 from clora_exp.config import structure
 from clora_exp.errors import Interrupted, RunError
 from clora_exp.loop import run
-from clora_exp.runs import FILES
+from clora_exp.runs import FILES, read_run
 from clora_exp.session import Session
 from clora_exp.states import read_state
 from clora_exp.tasks.stream import load_stream
@@ -38,10 +38,10 @@ def test_a_run_leaves_what_the_design_names(tiny) -> None:
         "predictions.csv.gz",
         "cost.csv",
         "run.log",
+        "SHA256SUMS",
         "adapters",
         "report.md",
         "figures",
-        "SHA256SUMS",
     }
     assert expected | {"answers.jsonl"} == set(FILES)  # the folder's map, as a person sees it; those of language models
     assert {p.name for p in folder.path.iterdir()} == expected
@@ -149,6 +149,102 @@ def test_a_damaged_checkpoint_is_one_clear_error(tiny, monkeypatch) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(RunError, match="overwrite=true starts again"):
         run(config, "", quiet())
+
+
+def _stopped_in_the_second_task(config, monkeypatch) -> Path:
+    """Return the folder of a run that was stopped after its first task."""
+    real = loop.fit
+
+    def stopped(method, split, task_name, *rest):
+        if task_name == "second":
+            raise KeyboardInterrupt
+        return real(method, split, task_name, *rest)
+
+    monkeypatch.setattr(loop, "fit", stopped)
+    with pytest.raises(Interrupted):
+        run(config, "", quiet())
+    monkeypatch.setattr(loop, "fit", real)
+    return next(Path(config.results_dir).rglob("STATUS")).parent
+
+
+def test_a_flipped_bit_or_another_run_s_checkpoint_is_refused(tiny, monkeypatch) -> None:
+    checkpoints = []
+    for seed in (0, 1):
+        config = tiny("method=lora", f"seed={seed}")
+        folder = next(
+            p for p in (_stopped_in_the_second_task(config, monkeypatch).parent).iterdir() if p.name[-1] == f"{seed}"
+        )
+        checkpoints.append(folder / "checkpoint" / "state.safetensors")
+    whole = checkpoints[1].read_bytes()
+    checkpoints[1].write_bytes(checkpoints[0].read_bytes())
+    with pytest.raises(RunError, match=r"state\.safetensors cannot be read \(it is of the run .*-s0\)"):
+        run(config, "", quiet())
+    checkpoints[1].write_bytes(whole[:-5] + bytes([whole[-5] ^ 16]) + whole[-4:])
+    with pytest.raises(RunError, match="it has changed since it was written"):
+        run(config, "", quiet())
+
+
+@pytest.mark.parametrize("name", ["basis.safetensors", "first/adapter.safetensors", "first/peft/adapter_config.json"])
+def test_a_run_does_not_go_on_over_a_damaged_adapter(name: str, tiny, monkeypatch) -> None:
+    config = tiny("method=clora_xs")
+    folder = _stopped_in_the_second_task(config, monkeypatch)
+    path = folder / "adapters" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match=f"{name} has changed since it was written"):
+        run(config, "", quiet())
+
+
+def test_what_was_learned_is_not_written_over_where_status_and_checkpoint_are_lost(tiny) -> None:
+    config = tiny("method=lora")
+    folder = run(config, "", quiet()).path
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for status in ("dome\n", "", "interrupted\n"):
+        (folder / "STATUS").write_text(status)
+        with pytest.raises(RunError, match=r"STATUS says .*, not done, and there is no checkpoint to go on from"):
+            run(config, "", quiet())
+    (folder / "STATUS").write_text("done\n")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_whose_checkpoint_is_not_the_end_is_not_done(tiny, monkeypatch) -> None:
+    config = tiny("method=lora")
+    folder = _stopped_in_the_second_task(config, monkeypatch)
+    (folder / "STATUS").write_text("done\n")
+    with pytest.raises(RunError, match="STATUS says done, and its checkpoint has 1 of 3 tasks"):
+        run(config, "", quiet())
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy_matrix.csv", "metrics.json", "predictions.csv.gz", "adapters/first/adapter.json"]
+)
+def test_a_finished_run_is_not_shown_with_a_file_that_has_changed(name: str, tiny) -> None:
+    config = tiny("method=lora")
+    path = run(config, "", quiet()).path / name
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1) + b"\n")
+    with pytest.raises(RunError, match=f"{path.name} has changed since it was written"):
+        run(config, "", quiet())
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("accuracy_matrix.csv", "init,", "init,7", "no accuracy, 0 to 1"),
+        ("accuracy_matrix.csv", "init,", "start,", "an accuracy matrix has the rows init and first, second, third"),
+        ("STATUS", "done", "dome", "STATUS says 'dome', none of running, interrupted, done, failed"),
+        ("config.yaml", "method:", "methud:", "config.yaml has no method.name"),
+        ("environment.json", "device", "devize", "environment.json has no device"),
+        ("metrics.json", '"value": 0.0', '"value": "good"', "is 'good', no number"),
+        ("metrics.csv", "task,metric", "tusk,metric", "metrics.csv has no column 'task'"),
+        ("cost.csv", "first,", "first,much", "cost.csv: column 'trainable_parameters' holds what is no number"),
+    ],
+)
+def test_what_an_older_run_without_sums_lacks_is_named(name: str, old: str, new: str, says: str, tiny) -> None:
+    folder = run(tiny("method=lora_per_task"), "", quiet()).path
+    (folder / "SHA256SUMS").unlink()
+    assert old in (folder / name).read_text()
+    (folder / name).write_text((folder / name).read_text().replace(old, new, 1))
+    with pytest.raises(RunError, match=says):
+        read_run(folder)
 
 
 def test_the_hash_names_what_decides_the_numbers_and_nothing_else(tiny, tmp_path) -> None:

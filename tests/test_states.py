@@ -33,3 +33,14 @@ def test_layers_of_one_shape_become_one_tensor() -> None:
     assert {name: tuple(t.shape) for name, t in tensors.items()} == {"A": (2, 2, 3), "B.0": (1, 4, 2), "B.1": (1, 5, 2)}
     assert layers == {"A": ["l0", "l1"], "B.0": ["l0"], "B.1": ["l1"]}
     assert torch.equal(tensors["A"][1], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("place", [-5, 300])
+def test_a_state_with_a_flipped_bit_is_refused(place: int, tmp_path) -> None:
+    write_state(tmp_path / "x", {"a": torch.arange(60.0), "b": "words " * 50})
+    assert read_state(tmp_path / "x")["b"] == "words " * 50
+    content = bytearray((tmp_path / "x").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match="it has changed since it was written"):
+        read_state(tmp_path / "x")

@@ -353,6 +353,8 @@ def test_a_stopped_script_ends_with_one_line_and_the_signals_status(number: int,
 
 def test_every_experiment_ends_in_order() -> None:
     for path in (ROOT / "experiments").rglob("*.py"):
+        if "def main(" not in path.read_text():  # cases of another
+            continue
         assert path.read_text().endswith('if __name__ == "__main__":\n    ended_in_order(main)\n'), path
 
 

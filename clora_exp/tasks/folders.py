@@ -82,9 +82,12 @@ def images(folder: Path, name: str) -> dict[str, list[Path]]:
     """Return label → its images, both in order.
 
     Raises:
-        DataError: there are no label folders, or one without images.
+        DataError: there are no label folders, one without images, or an image that is in none.
     """
     labels = [path for path in _entries(folder) if path.is_dir()]
+    stray = [path.name for path in _entries(folder) if path not in labels and path.suffix.lower() in IMAGES]
+    if labels and stray:
+        raise DataError(f"{name}/{stray[0]}: an image beside the folders of labels; put it into {name}/<label>/")
     if not labels:
         raise DataError(f"{name}: holds no folder of images a label; looked for {name}/<label>/*.png")
     found = {label.name: [p for p in _entries(label) if p.suffix.lower() in IMAGES] for label in labels}

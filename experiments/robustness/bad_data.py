@@ -143,7 +143,7 @@ FOLDERS: tuple[tuple[str, Callable[[Place], Words], str], ...] = (
     ("nothing there", _path("HERE/nowhere"), "nowhere: no such file or folder"),
     ("a file that is no table", _path("HERE/model/config.json"), "config.json: no table"),
     ("a folder without data", _path("HERE/model"), "holds no data"),
-    ("a path of 5000 letters", _path("x" * 5000), "tasks.path=xxx"),
+    ("a path of 300 letters", _path("x" * 300), "tasks.path=xxx"),
     ("a device", _path("/dev/null"), "tasks.path=/dev/null"),
     ("no train split", _shown(_moved("a/train.csv", "a/trian.csv")), "no train split; looked for"),
     ("no test split", _shown(_moved("a/test.csv", "a/tset.csv")), "no test split; looked for"),
@@ -159,7 +159,7 @@ FOLDERS: tuple[tuple[str, Callable[[Place], Words], str], ...] = (
     ("links in a ring", _shown(lambda d: (_link("a/train.csv", "HERE/a/x.csv")(d), _link("a/x.csv", "HERE/a/train.csv")(d))), "train"),  # noqa: E501
     ("a link to nowhere", _shown(_link("a/train.csv", "HERE/nowhere.csv")), "train.csv"),
     ("a link out of the folder", _shown(_link("a/train.csv", "/etc/passwd")), "is a link that leads out of"),
-    ("a task that links to its parent", _shown(_link("c", "HERE")), "tasks.path="),
+    ("a task that links to its parent", _shown(_link("c", "HERE")), "task 'c': no train split"),
     ("a table nobody may read", _no_permission("a/train.csv"), "train.csv: cannot be read: Permission denied"),
     ("a folder nobody may list", _no_permission("a"), "Permission denied"),
     ("labels in test alone", _shown(_test_label), "label 'fox' does not occur in training"),

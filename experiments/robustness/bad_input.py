@@ -306,9 +306,7 @@ def main() -> None:
     for o in failed:
         print(f"{o.case.subject}: {o.case.name} ({o.case.wrong}): {o.kind}, status {o.status}: {o.said}")
     slow = max(outcomes, key=lambda o: o.seconds)
-    print(
-        f"{len(outcomes)} cases, {len(failed)} failures, {seconds:.0f} s; slowest {slow.seconds:.1f} s: {slow.case.name}"
-    )
+    print(f"{len(outcomes)} cases, {len(failed)} failures, {seconds:.0f} s; {slow.seconds:.0f} s: {slow.case.name}")
     if options.folder or len(cases) == len(every):
         write(outcomes, seconds, options.folder or FOLDER)
     if failed:

@@ -166,7 +166,7 @@ MODELS: tuple[tuple[str, Change, str], ...] = (
         {"weight_map": {"a": "../x.safetensors"}})), "../x.safetensors"),
     ("an index that is a list", _text("model.safetensors.index.json", "[]"), "model.safetensors.index.json"),
     ("an adapter's folder", _text("adapter_config.json", "{}"), "adapter_config.json"),
-    ("tokenizer.json is a list", _text("tokenizer.json", "[]"), "tokenizer.json"),
+    ("tokenizer.json is a list", _text("tokenizer.json", "[]"), "does not load"),
     ("tokenizer.json without a model", _tokenizer(lambda t: {k: v for k, v in t.items() if k != "model"}), "model"),
     ("tokenizer.json without words", _tokenizer(_no_vocabulary), "model"),
     ("tokenizer.json with words the model does not have", _tokenizer(_large_ids), "model"),

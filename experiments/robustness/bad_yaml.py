@@ -60,14 +60,6 @@ def _loop(place: Place) -> Words:
     return [*place.run_py("method=mine"), "--config-dir", str(place.folder / "mine")]
 
 
-def _null_in_results_dir(place: Place) -> Words:
-    folder = place.folder / "mine" / "trainer"
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text('# @package _global_\nresults_dir: "a\\0b"\n')
-    words = [word for word in place.run_py() if not word.startswith("results_dir=")]
-    return [*words, "trainer=mine", "--config-dir", str(place.folder / "mine")]
-
-
 def _words(*more: str) -> object:
     return lambda place: [*place.run_py(), *(word.replace("HERE", str(place.folder)) for word in more)]
 
@@ -83,7 +75,6 @@ def cases() -> list[Case]:
     others = (
         ("a folder called mine.yaml", _a_folder, "mine"),
         ("a link to itself", _loop, "mine"),
-        ("a NUL in results_dir", _null_in_results_dir, "results_dir"),
         ("--config-dir nowhere", _words("--config-dir", "HERE/nowhere"), "nowhere"),
         ("--config-dir a file", _words("--config-dir", "HERE/model/config.json"), "config.json"),
         ("--config-name nowhere", _words("--config-name", "nowhere"), "nowhere"),

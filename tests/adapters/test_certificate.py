@@ -1,7 +1,11 @@
 """Exported folders in a process that has nothing but PEFT and transformers: from runs, of decoders, and broken ones."""
 
 import dataclasses
+import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +47,14 @@ def learned(tiny, runs, tmp_path_factory):
         return runs[overrides]
 
     return of
+
+
+@contextmanager
+def older(path: Path) -> Iterator[None]:
+    """Within the block the run has no SHA256SUMS, as before there were any."""
+    (path / "SHA256SUMS").rename(path / "aside")
+    yield
+    (path / "aside").rename(path / "SHA256SUMS")
 
 
 def check(folder: Path, task: str) -> dict:
@@ -233,7 +245,9 @@ def test_another_basis_than_the_task_was_learned_on_is_refused(learned) -> None:
     basis = path / "adapters" / "basis.safetensors"
     content = basis.read_bytes()
     basis.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(RunError, match=r"is not the one in adapter\.json|has changed since it was written"):
+    with older(path), pytest.raises(RunError, match=r"is not the one in adapter\.json"):
+        load_task(path, "second")
+    with pytest.raises(RunError, match=r"basis\.safetensors has changed since it was written"):
         load_task(path, "second")
     basis.write_bytes(content)
 
@@ -249,7 +263,9 @@ def test_what_cannot_be_read_back_says_why(learned, tmp_path) -> None:
     config = path / "config.yaml"
     text = config.read_text()
     config.write_text("method: [")
-    with pytest.raises(RunError, match=r"config\.yaml (cannot be read|has changed since it was written)"):
+    with older(path), pytest.raises(RunError, match=r"config\.yaml cannot be read"):
+        load_task(path, "first")
+    with pytest.raises(RunError, match=r"config\.yaml has changed since it was written"):
         load_task(path, "first")
     config.write_text(text)
     for method, reason in (("full", "method.trainable=all"), ("frozen", "method.trainable=heads")):
@@ -258,6 +274,37 @@ def test_what_cannot_be_read_back_says_why(learned, tmp_path) -> None:
     weights = path / "adapters" / "third" / "adapter.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(RunError, match="its SHA-256 is not the one|has changed since it was written"):
+    with older(path), pytest.raises(RunError, match="its SHA-256 is not the one"):
+        load_task(path, "third")
+    with pytest.raises(RunError, match=r"adapter\.safetensors has changed since it was written"):
         load_task(path, "third")
     weights.write_bytes(content)
+
+
+def test_an_adapter_of_another_format_or_that_does_not_fit_says_why(learned) -> None:
+    path = learned("method=clora")
+    folder = path / "adapters" / "first"
+    manifest, weights = (folder / "adapter.json").read_text(), (folder / "adapter.safetensors").read_bytes()
+    tensors = load_file(folder / "adapter.safetensors")
+
+    def changed(values: dict, **keys: object) -> None:
+        save_file(values, folder / "adapter.safetensors")
+        digest = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
+        (folder / "adapter.json").write_text(json.dumps(json.loads(manifest) | {"sha256": digest} | keys))
+
+    nan = tensors | {"head.bias": tensors["head.bias"] * float("nan")}
+    wider = tensors | {"head.weight": tensors["head.weight"].repeat(1, 2)}
+    with older(path):
+        for values, keys, says in (
+            (tensors, {"format": 2}, "format 2, this version reads 1"),
+            (tensors, {"labels": None}, "does not say which labels"),
+            (tensors, {"labels": ["x", "y"]}, "does not fit tiny under the run's settings"),
+            (nan, {}, "head.bias is torch.float32, or holds numbers that are NaN or infinite"),
+            (wider, {}, "does not fit tiny under the run's settings: size mismatch for weight"),
+            (tensors | {"more": torch.zeros(1)}, {}, "adapter.json names the tensors"),
+        ):
+            changed(values, **keys)
+            with pytest.raises(RunError, match=re.escape(says)):
+                load_task(path, "first")
+    (folder / "adapter.json").write_text(manifest)
+    (folder / "adapter.safetensors").write_bytes(weights)

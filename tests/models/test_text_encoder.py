@@ -1,14 +1,20 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clora_exp.adapters.active import answering
 from clora_exp.config import ModelConfig
-from clora_exp.errors import ModelError
+from clora_exp.errors import DataError, ModelError
 from clora_exp.methods.base import Method
 from clora_exp.models import text_encoder
 from clora_exp.models.batches import EncodedTexts, LengthGroupedBatches
-from clora_exp.models.weights import weights_folder
+from clora_exp.models.weights import check_layers, weights_folder
 from clora_exp.tasks.stream import load_stream
 
 
@@ -41,6 +47,66 @@ def test_evaluation_batches_hold_every_example_once_longest_first() -> None:
     split = _split([3, 1, 4, 1, 5])
     batches = list(split.evaluation_batches(2))
     assert [b.rows.tolist() for b in batches] == [[4, 2], [0, 1], [3]]
+
+
+def _built(tiny, folder: Path, *overrides: str) -> Method:
+    config = tiny("method=frozen", f"model.path={folder}", *overrides)
+    check_layers(config)
+    return Method(config, load_stream(config.tasks, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda t, name: t[name].view(-1)[0].fill_(float("nan")),
+            "query.weight holds numbers that are NaN or infinite",
+        ),
+        (lambda t, name: t.update({name: t[name][:8].clone()}), "query.weight is (8, 32) in its weights and (32, 32)"),
+        (lambda t, name: t.update({name: t[name].int()}), "query is of I32; weights are no integers"),
+        (lambda t, name: t.clear(), "no tensors in its weights"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_by_name(tiny, tiny_bert, tmp_path, change, says: str) -> None:
+    folder = shutil.copytree(tiny_bert, tmp_path / "bert")
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors, next(name for name in sorted(tensors) if name.endswith("query.weight")))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=re.escape(says)):
+        _built(tiny, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("model.safetensors", "<html></html>", r"model\.safetensors cannot be read: "),
+        ("config.json", '{"model_type": "bert", "hidden_size": 0}', "does not load: "),
+        ("tokenizer.json", "[]", "does not load: "),
+        ("tokenizer_config.json", "[]", "does not load: "),
+    ],
+)
+def test_whatever_libraries_raise_over_a_folder_is_one_line(tiny, tiny_bert, tmp_path, name, text, says: str) -> None:
+    folder = shutil.copytree(tiny_bert, tmp_path / "bert")
+    (folder / name).write_text(text)
+    with pytest.raises(ModelError, match=says) as caught:
+        _built(tiny, folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_length_without_room_for_a_word_and_a_strange_tokenizer_are_refused(tiny, tiny_bert, tmp_path) -> None:
+    with pytest.raises(
+        ModelError, match=r"max_length=2: leaves no room for a word, tiny puts 2 tokens of its own into"
+    ):
+        _built(tiny, tiny_bert, "model.text_encoder.max_length=2")
+    folder = shutil.copytree(tiny_bert, tmp_path / "bert")
+    text = (folder / "tokenizer.json").read_text()
+    words = json.loads(text)
+    words["model"]["vocab"] = {word: 100 + i for i, word in enumerate(words["model"]["vocab"])}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    method = _built(tiny, folder)
+    config = tiny("method=frozen")
+    with pytest.raises(DataError, match=r"and the model knows 17; tokenizer\.json and config\.json are of two models"):
+        method.encode(0, load_stream(config.tasks, 0).tasks[0], "train")
 
 
 def test_logits_do_not_depend_on_the_padding_around_a_text(tiny) -> None:

@@ -1,9 +1,11 @@
 """Everything that can be wrong with a user's own data is one clear line, with file and line."""
 
+import codecs
+import os
 import sys
 
 import pytest
-from own_data import WORDS, error_of, image, rows_of, write
+from own_data import WORDS, error_of, image, rows_of, stream_of, write
 
 from clora_exp.compose import compose_experiment
 from clora_exp.errors import DataError
@@ -103,6 +105,9 @@ def test_a_task_name_that_cannot_be_a_folder_is_refused(tmp_path) -> None:
     [
         ("jsonl", b'{"text": "a", "label": "b"}\n{"text": "a" "label"}\n{\n',
          "line 2: no JSON: Expecting ',' delimiter at column 14; each line is one object (and 1 more line like it)"),
+        ("jsonl", b'{"text": "a", "label": "b", "label": "c"}\n', "line 1: key 'label' stands in it twice"),
+        ("jsonl", b'{"text": "a", "label": Infinity}\n', "line 1: label is infinite"),
+        ("csv", b"text,label\na\0b,c\n", "line 2: no text: a NUL byte at 2; save it as UTF-8"),
         ("jsonl", b'["a", "b"]\n', "line 1: no JSON object; each line is one object"),
         ("csv", b"text,label,gr\xf6\xdfe\na,b,c\n", "line 1: no UTF-8: byte 0xf6 at 14; save it as UTF-8"),
         ("csv", "text,label\na,b\n".encode("utf-16"), "line 1: no UTF-8: byte 0xff at 1; save it as UTF-8"),
@@ -129,6 +134,38 @@ def test_what_is_wrong_in_a_line_is_said_with_file_line_and_how_many_more(
     (folder / "legal" / "train.csv").unlink()
     (folder / "legal" / f"train.{name}").write_bytes(content)
     assert error_of(folder).replace("legal/", "") == f"train.{name}, {says}"
+
+
+def test_a_pipe_and_a_link_in_a_ring_are_refused_and_not_waited_for(folder) -> None:
+    path = folder / "legal" / "train.csv"
+    path.unlink()
+    os.mkfifo(path)
+    assert error_of(folder) == f"{path}: is no file that can be read"
+    path.unlink()
+    path.symlink_to(path)
+    assert error_of(folder).startswith(f"tasks.path={folder}: cannot be read: {path}: ")
+
+
+def test_a_byte_order_mark_is_left_out_and_said(folder) -> None:
+    clean = stream_of(folder).fingerprints()
+    path = folder / "legal" / "train.csv"
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    marked = stream_of(folder)
+    assert marked.fingerprints() == clean
+    assert "legal/train.csv begins with a byte order mark, which is left out" in marked.tasks[0].notes
+
+
+def test_an_empty_parquet_file_and_bytes_in_one_are_refused(folder) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    (folder / "legal" / "train.csv").unlink()
+    for columns, says in (
+        ({"text": [], "label": []}, ": holds no rows"),
+        ({"text": [b"a"], "label": ["b"]}, ", row 1: text is a bytes, no text or number"),
+    ):
+        write_table(pyarrow.table(columns), folder / "legal" / "train.parquet")
+        assert error_of(folder) == f"legal/train.parquet{says}"
 
 
 def test_a_table_without_rows_or_with_a_column_twice_is_refused(folder) -> None:
@@ -168,6 +205,9 @@ def test_images_that_cannot_be_read_and_labels_not_in_train_name_the_place(tmp_p
     )
     (tmp_path / "t" / "test" / "rund" / "1.png").write_bytes(b"no image")
     assert error_of(tmp_path) == "t/test/rund/1.png: no image that can be read"
+    image(tmp_path / "t" / "test" / "1.png", 5)
+    assert error_of(tmp_path) == ("t/test/1.png: an image beside the folders of labels; put it into t/test/<label>/")
+    (tmp_path / "t" / "test" / "1.png").unlink()
     (tmp_path / "t" / "test" / "rund" / "1.png").unlink()
     assert error_of(tmp_path) == "t/test/rund: holds no images; looked for .png, .jpg, .jpeg, .bmp, .webp, .gif"
 
