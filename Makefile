@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# One test process a core and one thread each, in what tests start too; PYTEST= for one process.
+PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: run test check setup lint types clean help
+.PHONY: run test check setup lint types security audit clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -14,10 +16,10 @@ run: $(INSTALLED)  ## set up, then learn medical, legal and code one after anoth
 	$(BIN)/python run.py method=clora tasks=med_legal_code
 
 test: $(INSTALLED)  ## set up, then run every test, the slow ones included
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
-check: lint types  ## format, lint, types and the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+check: lint types security  ## format, lint, types, bandit and the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not slow"
 
 setup: $(INSTALLED)  ## create .venv with the pinned dependencies
 
@@ -27,6 +29,12 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+security: $(INSTALLED)  ## bandit over what is shipped; the exceptions are explained in pyproject.toml
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive clora_exp experiments benchmarks run.py
+
+audit: $(INSTALLED)  ## look up known vulnerabilities of the pinned packages (asks a service on the network)
+	.ci/audit must
 
 clean:  ## remove the environment (results stay)
 	rm -rf $(VENV)

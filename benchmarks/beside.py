@@ -142,10 +142,10 @@ def hand_over(folder: Path, seeds: Sequence[int], stream: TaskStream) -> None:
 class Peer:
     """The other side, in an environment of its own."""
 
-    def __init__(self, python: str, folder: Path) -> None:
-        self._log = (folder / "peer.log").open("w+")
+    def __init__(self, python: str, folder: Path, script: Path = PEER) -> None:
+        self._log, self._name = (folder / "peer.log").open("w+"), script.name
         self._process = subprocess.Popen(
-            [python, str(PEER), str(folder)],
+            [python, str(script), str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -163,16 +163,20 @@ class Peer:
 
     def ask(self, scenario: str, seed: int, method: str, arguments: dict[str, Any], is_double: bool = False) -> Found:
         """Return what it found."""
+        request = {"scenario": scenario, "seed": seed, "method": method, "arguments": arguments, "is_double": is_double}
+        return Found(**self.answer(request))
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return what it says to a request."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"scenario": scenario, "seed": seed, "method": method, "arguments": arguments, "is_double": is_double}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
             self._log.seek(0)
-            raise SystemExit(f"{PEER.name} gave up:\n{self._log.read()[-2000:]}")
-        return Found(**json.loads(answer))
+            raise SystemExit(f"{self._name} gave up:\n{self._log.read()[-2000:]}")
+        return json.loads(answer)
 
 
 Runs = dict[tuple[str, str], list[tuple[Found, Found]]]  # scenario and method → ours and theirs, by seed

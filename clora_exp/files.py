@@ -51,7 +51,7 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             yield temporary
-            os.chmod(temporary, 0o755)
+            os.chmod(temporary, 0o755)  # nosec B103  # what mkdir gives; mkdtemp lets nobody else read
             if path.exists():
                 aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
                 os.replace(path, aside / "old")

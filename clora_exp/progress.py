@@ -49,7 +49,7 @@ class Progress:
 
     def last_answers(self, t: int) -> Predicted:
         """Return the answers to task t of its last evaluation."""
-        return self.predicted[max(key for key in self.predicted if key[1] == t)]
+        return next(self.predicted[i, t] for i in range(len(self.stream), -1, -1) if (i, t) in self.predicted)
 
     def _scores(self, t: int, answers: Predicted) -> dict[str, float]:
         """Return the accuracy of answers to task t, or of a free-form task every score."""

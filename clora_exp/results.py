@@ -22,7 +22,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
 from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
+from clora_exp.identity import plain_config, run_hash
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
@@ -53,26 +54,6 @@ log = logging.getLogger("clora_exp")
 CHECKPOINT_FORMAT = 3
 RESULTS = ("accuracy_matrix.csv", "predictions.csv.gz", "metrics.csv", "metrics.json", "cost.csv")
 GOES_ON = "what was finished is kept, and the same command goes on when this is mended"
-NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
-    "seed",
-    "results_dir",
-    "overwrite",
-    "report",
-    "reproduce",
-    "trainer.num_workers",
-    "trainer.checkpoint_every",
-)
-SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
-    "scenario": "task_incremental",
-    "method.composition": "own",
-    "method.magnitudes": "fixed",
-    "method.head": "linear",
-    "method.cosine_scale": 10.0,
-    "method.trained_classes": "seen",
-    "method.identifier": "gaussian",
-    "tasks.icd10.sessions": 1,
-    "trainer.max_eval_examples": None,
-}
 
 
 class RunDirectory:
@@ -241,13 +222,13 @@ class RunDirectory:
         keep_sums(self.path, [self.path / name for name in RESULTS])
         state = {"format": CHECKPOINT_FORMAT, "run": self.path.name, "progress": progress.state_dict()}
         self._checkpoint.parent.mkdir(exist_ok=True)
-        write_state(self._checkpoint, state | {"method": method_state}, is_sealed=True)
+        write_state(self._checkpoint, state | {"method": method_state})
         self._session.unlink(missing_ok=True)  # of the task that has ended
 
     def save_session(self, progress: Progress, session: dict[str, Any]) -> None:
         """Write how far the session at hand is."""
         state = {"format": CHECKPOINT_FORMAT, "run": self.path.name, "num_tasks_done": progress.num_tasks_done}
-        write_state(self._session, state | {"session": session}, is_sealed=True)
+        write_state(self._session, state | {"session": session})
 
     def _write_results(self, progress: Progress) -> None:
         self._write("accuracy_matrix.csv", progress.matrix.to_csv())
@@ -338,46 +319,6 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
-
-
-def plain_config(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the configuration as Hydra composed it: parts stand under their own names again."""
-    plain = dataclasses.asdict(config)
-    for section, key in (("method", "strategies"), ("tasks", "sources")):
-        plain[section] |= plain[section].pop(key)
-    kind = plain["model"].pop("kind")
-    plain["model"][kind] = plain["model"].pop("settings")
-    return plain
-
-
-def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> str:
-    """Return eight hex digits of what decides the numbers of a run, its seed apart.
-
-    Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie.
-    """
-    plain = plain_config(config)
-    for key in NOT_IN_HASH:
-        section, _, name = key.rpartition(".")
-        del (plain[section] if section else plain)[name]
-    for key in ("path", "package", "subfolder", "recipe", "hub_id"):
-        del plain["model"][key]
-    del plain["tasks"]["description"]
-    plain["tasks"] = _without(plain["tasks"], ("path", "revision"))
-    for key, value in SINCE.items():
-        *sections, name = key.split(".")
-        place = plain
-        for section in sections:
-            place = place.get(section, {})
-        if place.get(name, ...) == value:
-            del place[name]
-    identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _without(value: Any, names: Collection[str]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: _without(inner, names) for key, inner in value.items() if key not in names}
 
 
 def _json(value: Any) -> str:

@@ -87,7 +87,8 @@ def read_run(path: Path) -> StoredRun:
     """
     if not (path / "config.yaml").is_file():
         raise RunError(f"{path}: no run directory (no config.yaml in it)")
-    check_sums(path, "overwrite=true runs it again")
+    is_done = status_of(path) == "done"
+    check_sums(path, "overwrite=true runs it again" if is_done else "the run's own command goes on and writes it again")
     try:
         config = parse_yaml(_text(path, "config.yaml"))
         matrix = AccuracyMatrix.from_csv(path / "accuracy_matrix.csv")

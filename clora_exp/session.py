@@ -125,6 +125,10 @@ class Session(lightning.LightningModule):
         self.steps.append(Step(len(self.steps) + 1, loss, time.perf_counter() - self._started))
         self._losses.clear()
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Return the batch where the model is; on a CPU as it came, which Lightning would copy field by field."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def cpu(self) -> "Session":
         """Stay on the device: Lightning would move the model to the CPU after every fit and prediction."""
         return self

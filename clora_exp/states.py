@@ -1,12 +1,11 @@
 """Nested states (tensors and plain values) as one safetensors file, and per-layer tensors stacked into few.
 
 Nothing is pickled: tensors are safetensors, plain values are JSON in the file's one metadata key, so equal states are
-equal bytes.
+equal bytes. A digest of everything stands before the JSON: a byte that was changed is seen.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,17 @@ _SHA256 = "sha256"
 _TENSOR = "$tensor"
 
 
-def write_state(path: Path, state: dict[str, Any], *, is_sealed: bool = False) -> None:
+def write_state(path: Path, state: dict[str, Any]) -> None:
     """Write a nested dict or list of tensors, numbers, strings, booleans and None, atomically.
 
-    What is a number as a key comes back as a string, and a tuple as a list. One that `is_sealed` holds the SHA-256 of
-    its content, by which `read_state` finds that it was damaged.
+    What is a number as a key comes back as a string, and a tuple as a list.
 
     Raises:
         TypeError: another value, or two keys of a dict that are one as strings.
     """
     tensors: dict[str, Tensor] = {}
-    plain = _take_out(state, "", tensors)
-    text = json.dumps(plain)
-    seal = {_SHA256: _digest(text, tensors)} if is_sealed else {}
-    write_atomically(path, save(tensors, metadata={_KEY: text, **seal}))
+    plain = json.dumps(_take_out(state, "", tensors))
+    write_atomically(path, save(tensors, metadata={_KEY: f"{_digest(plain, tensors)} {plain}"}))
 
 
 def read_state(path: Path) -> Any:
@@ -47,10 +43,13 @@ def read_state(path: Path) -> Any:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it cannot be iterated
-        if _SHA256 in metadata and metadata[_SHA256] != _digest(metadata[_KEY], tensors):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        digest, _, plain = metadata[_KEY].partition(" ")
+        if digest.startswith("{"):  # written before there were digests
+            plain = metadata[_KEY]
+        elif digest != _digest(plain, tensors):
             raise ValueError("it has changed since it was written")
-        return _put_back(json.loads(metadata[_KEY]), tensors)
+        return _put_back(json.loads(plain), tensors)
     except (KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ValueError(f"no state of this project: {error}") from error
 
@@ -72,7 +71,7 @@ def _take_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{name}: a state holds tensors and plain values, not {type(value).__name__}")
 
 
-def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
             return tensors[value[_TENSOR]]
@@ -82,9 +81,9 @@ def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the plain values, and of every tensor with its name, type and shape."""
-    digest = hashlib.sha256(text.encode())
+def _digest(plain: str, tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of the plain values and of every tensor's name, kind, shape and bytes."""
+    digest = hashlib.sha256(plain.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())

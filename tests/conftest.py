@@ -1,6 +1,7 @@
 """A tiny real BERT, tiny word tasks and a private cache, so that the default tests take seconds and need nothing."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from clora_exp import compose
 from clora_exp.config import ExperimentConfig
 
 torch.set_num_threads(1)  # the default tests' models are too small for two
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, and the processes that they start too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent
 

@@ -50,3 +50,37 @@ def test_the_methods_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> 
     assert figures["bytes_1_lora"] == figures["bytes_2_lora"]  # one pair for all tasks
     assert figures["bytes_2_gem"] > figures["bytes_1_gem"] > figures["bytes_1_lora"]  # as many examples a task
     assert (tmp_path / "methods.md").read_text().count("\n| `") == 2 * len(names)
+
+
+@pytest.mark.slow
+def test_the_loop_benchmark_compares_equal_work(tmp_path: Path) -> None:
+    """Without Avalanche: no environment with it is named."""
+    words = ["--rounds", "2", "--steps", "2", "--examples", "32", "--out", str(tmp_path)]
+    command = [sys.executable, "benchmarks/loop.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--peer" in done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    parts = ("both", "train", "evaluate")
+    same = {f"same_{part}_over_{other}" for part in parts for other in ("plain", "trainer")}
+    own = {f"own_{n}_{name}_over_trainer" for n in (48, 128) for name in ("lora", "lora_per_task")}
+    apart = {"losses_apart_plain", "losses_apart_trainer"}
+    assert set(figures) == same | own | apart | {"own_48_tokens", "own_128_tokens"}
+    assert all(figures[name] <= 1e-5 for name in apart)
+    assert figures["own_128_tokens"] < figures["own_48_tokens"] < 1
+    assert (tmp_path / "loop.md").read_text().count("\n| ") == 2 + 3 + 2 * (2 + 4)
+
+
+@pytest.mark.slow
+def test_the_long_sequence_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
+    words = ["--tasks", "6", "--rounds", "2", "--steps", "2", "--starts", "1", "--memory", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/long_sequence.py", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["evaluations"] == 12  # each task once before the first, and once when it has been learned
+    methods = ("clora_xs", "replay")
+    assert all(figures[f"{what}_grown_{name}"] <= 0 for what in ("descriptors", "threads") for name in methods)
+    assert {"train_ratio", "evaluation_growth", "start_s_help", "start_s_cfg_job", "rest_growth"} <= set(figures)
+    assert "## Memory" in (tmp_path / "long_sequence.md").read_text()

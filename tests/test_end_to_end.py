@@ -19,6 +19,7 @@ from clora_exp.reports.terminal import Terminal
 pytestmark = pytest.mark.slow
 
 FEW = [
+    "report=false",  # nothing here looks at the figures; the README's commands draw them
     "trainer.max_steps=6",
     "tasks.icd10.test_per_class=3",
     "tasks.licences.test_per_class=10",

@@ -19,7 +19,7 @@ LAYERS = [  # each may import its own layer and those before it
     {"methods"},
     {"session", "environment", "interrupts", "checkpoints", "runs", "saved", "sums"},
     {"verification"},
-    {"progress"},
+    {"progress", "identity"},
     {"results", "following"},
     {"reports"},
     {"loop"},

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from trials import content, quiet
 
-from clora_exp import files, loop, results
+from clora_exp import files, identity, loop
 from clora_exp.compose import SECTIONS
 from clora_exp.config import structure
 from clora_exp.errors import Interrupted, RunError
@@ -45,6 +46,9 @@ def test_a_run_leaves_what_the_design_names(tiny) -> None:
     assert expected | {"answers.jsonl"} == set(FILES)  # the folder's map, as a person sees it; those of language models
     assert {p.name for p in folder.path.iterdir()} == expected
     assert (folder.path / "STATUS").read_text() == "done\n"
+    sums = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder.path, capture_output=True, text=True)
+    assert sums.returncode == 0
+    assert "adapters/first/adapter.safetensors: OK" in sums.stdout
     assert (folder.path / "command.txt").read_text() == "python run.py method=clora_xs\n"
     assert structure(yaml.safe_load((folder.path / "config.yaml").read_text()), SECTIONS) == config
     environment = json.loads((folder.path / "environment.json").read_text())
@@ -248,7 +252,7 @@ def test_the_hash_names_what_decides_the_numbers_and_nothing_else(tiny, tmp_path
 
     def name(*overrides: str, model: str = "m") -> str:
         config = tiny(*overrides)
-        return results.run_hash(config, load_stream(config.tasks, config.data_seed), model)
+        return identity.run_hash(config, load_stream(config.tasks, config.data_seed), model)
 
     same = name()
     assert name("seed=5") == same
@@ -304,16 +308,51 @@ def test_the_log_handler_goes_when_the_run_ends(tiny) -> None:
 def test_a_field_that_came_later_orphans_no_run_and_a_changed_value_is_another_run(tiny, monkeypatch) -> None:
     """What is hashed is every value, but for fields that came later, at what runs did without them."""
     stream = load_stream(tiny().tasks, 0)
-    hash_of = lambda *overrides: results.run_hash(tiny(*overrides), stream, "m")  # noqa: E731
-    plain = results.plain_config(tiny())
-    for key in results.SINCE:
+    hash_of = lambda *overrides: identity.run_hash(tiny(*overrides), stream, "m")  # noqa: E731
+    plain = identity.plain_config(tiny())
+    for key in identity.SINCE:
         section, _, name = key.rpartition(".")
         assert section == "tasks.icd10" or name in (plain[section] if section else plain), key
     today = hash_of("method=lora")
-    monkeypatch.setitem(results.SINCE, "method.rank", 4)  # as if the rank had come later, and had been 4 before
+    monkeypatch.setitem(identity.SINCE, "method.rank", 4)  # as if the rank had come later, and had been 4 before
     assert hash_of("method=lora") != today
     assert hash_of("method=lora", "method.rank=5") != hash_of("method=lora")
     monkeypatch.undo()
     assert hash_of("method=ewc", "method.ewc.strength=100.0") != hash_of("method=ewc", "method.ewc.strength=1000.0")
     for other in ("scenario=domain_incremental", "method.head=cosine", "+method.ewc={}"):
         assert hash_of("method=lora", other) != today
+
+
+def test_a_finished_run_that_was_changed_is_not_believed(tiny) -> None:
+    path = run(tiny("method=lora"), "", quiet()).path
+    for name, old, new in (
+        ("accuracy_matrix.csv", "0.", "1."),
+        ("metrics.json", "null", "0.75"),
+        ("cost.csv", "7", "8"),
+    ):
+        before = (path / name).read_text()
+        (path / name).write_text(before.replace(old, new, 1))
+        with pytest.raises(RunError, match=rf"{name} has changed since it was written"):
+            run(tiny("method=lora"), "", quiet())
+        (path / name).write_text(before)
+    (path / "metrics.csv").rename(path / "elsewhere")
+    with pytest.raises(RunError, match=r"metrics\.csv cannot be read \(No such file"):
+        run(tiny("method=lora"), "", quiet())
+    (path / "elsewhere").rename(path / "metrics.csv")
+    for text in ("", "dome\n"):  # it may have been done: nothing is overwritten
+        (path / "STATUS").write_text(text)
+        with pytest.raises(RunError, match=r"not done, and there is no checkpoint to go on from"):
+            run(tiny("method=lora"), "", quiet())
+
+
+def test_a_checkpoint_of_another_run_is_refused(tiny, monkeypatch) -> None:
+    found = []
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    for seed in (0, 1):
+        with pytest.raises(Interrupted):
+            run(tiny("method=lora", f"seed={seed}"), "", quiet())
+        (checkpoint,) = Path(tiny().results_dir).rglob(f"*-s{seed}/checkpoint/state.safetensors")
+        found.append(checkpoint)
+    found[1].write_bytes(found[0].read_bytes())
+    with pytest.raises(RunError, match=r"it is of the run \w{8}-s0\); overwrite=true starts again"):
+        run(tiny("method=lora", "seed=1"), "", quiet())

@@ -36,8 +36,8 @@ def test_layers_of_one_shape_become_one_tensor() -> None:
 
 
 @pytest.mark.parametrize("place", [-5, 300])
-def test_a_sealed_state_with_a_flipped_bit_is_refused(place: int, tmp_path) -> None:
-    write_state(tmp_path / "x", {"a": torch.arange(60.0), "b": "words " * 50}, is_sealed=True)
+def test_a_state_with_a_flipped_bit_is_refused(place: int, tmp_path) -> None:
+    write_state(tmp_path / "x", {"a": torch.arange(60.0), "b": "words " * 50})
     assert read_state(tmp_path / "x")["b"] == "words " * 50
     content = bytearray((tmp_path / "x").read_bytes())
     content[place] ^= 1

@@ -192,11 +192,13 @@ def test_a_run_has_one_writer_who_is_named_and_any_reader(tiny) -> None:
 
 @pytest.mark.slow
 def test_a_second_process_ends_at_once_and_later_prints_what_the_first_did(tiny_bert: Path, tmp_path: Path) -> None:
-    words = ["method=lora", *_tiny(tiny_bert, tmp_path), "trainer.max_steps=150", "trainer.epochs=400"]
+    words = ["method=lora", *_tiny(tiny_bert, tmp_path)]
     first = subprocess.Popen([sys.executable, "run.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.rglob(".holder.json")):
-        time.sleep(0.1)
+    while not list(tmp_path.rglob(".holder.json")) and first.poll() is None:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it cannot end before the second has seen it
     second = run_py(*words)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert f"process {first.pid} on " in second.stderr
     assert len(second.stderr.splitlines()) == 1

@@ -24,7 +24,9 @@ def main() -> None:
         from PIL import Image
 
         scope["images"] = [Image.open(io.BytesIO(base64.b64decode(image))) for image in spec["images"]]
-    exec(compile(spec["code"], "README.md", "exec"), scope)
+    # The lines that `loading_code` has just made; words of the task stand in them as literals (repr) alone.
+    code = compile(spec["code"], "README.md", "exec")
+    exec(code, scope)  # nosec B102
     model, prefix = scope["model"], spec["prefix"]
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     if spec["is_merged"]:

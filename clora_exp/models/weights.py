@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from clora_exp.adapters.targets import check_targets, wanted
@@ -110,13 +111,17 @@ def make_weights(config: ModelConfig, progress: "Progress") -> None:
     Raises:
         ModelError: they cannot be written, with the variable that names another cache.
     """
-    if config.path is None and config.recipe is not None and not recipe(config).folder().exists():
-        try:
-            recipe(config).make(progress)
-        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-            where = f"{recipe(config).folder()} (CLORA_EXP_CACHE={cache_dir()})"
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise ModelError(f"{where} cannot be written: {reason}; the same command makes it anew") from error
+    if config.path is not None or config.recipe is None or (folder := recipe(config).folder()).exists():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of several runs that begin one makes them
+            if not folder.exists():
+                recipe(config).make(progress)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        where = f"{folder} (CLORA_EXP_CACHE={cache_dir()})"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ModelError(f"{where} cannot be written: {reason}; the same command makes it anew") from error
 
 
 def check_layers(config: ExperimentConfig) -> None:

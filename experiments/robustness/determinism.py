@@ -14,6 +14,7 @@ than that.
 import argparse
 import io
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ from clora_exp.reports.words import markdown_row
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "results" / "robustness" / "determinism"
 TINY = ["model=vit_digits", "tasks=split_digits", "tasks.digits.num_tasks=2", "trainer.epochs=1"]
-REAL = ["model=minilm", "tasks=med_legal_code", "trainer.max_steps=40", "trainer.max_eval_examples=300"]
+REAL = ["model=minilm", "tasks=med_legal_code", "trainer.max_steps=40", "trainer.max_eval_examples=200"]
 DROPOUT = "method.dropout=0.1"  # the adapters' own; what has no adapters has no use for it
 AGAIN = {"again": 0, "1 worker": 1, "2 workers": 2}
 USUAL, OTHERS = 32, (1, 7, 100)
@@ -81,9 +82,10 @@ def settings(method: str, words: list[str], folder: str) -> list[str]:
 
 
 def sweep(methods: list[str], folder: Path, num_workers: int) -> None:
-    """Run `python run.py -m` over the methods in a process of its own, with a hash seed of its own."""
+    """Run `python run.py -m` over the methods in a process of its own, with a hash seed of its own, on one thread."""
     words = settings(",".join(methods), [*TINY, DROPOUT, f"trainer.num_workers={num_workers}"], str(folder))
-    done = subprocess.run([sys.executable, "run.py", "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "run.py", "-m", *words], cwd=ROOT, capture_output=True, text=True, env=alone)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 
@@ -271,7 +273,10 @@ def page() -> str:
     if (FOLDER / "processes.csv").exists():
         parts += processes_in_words(pd.read_csv(FOLDER / "processes.csv", keep_default_na=False))
     parts += ["## Evaluation batches of other sizes\n", *bound_in_words()]
-    for which, what in (("tiny", f"every method on the small ViT (`{' '.join(TINY)}`)"), ("real", "clora on MiniLM")):
+    for which, what in (
+        ("tiny", f"every method on the small ViT (`{' '.join(TINY)}`)"),
+        ("real", f"clora on MiniLM (`{' '.join(REAL)}`)"),
+    ):
         if (FOLDER / f"batches_{which}.csv").exists():
             tables = (pd.read_csv(FOLDER / f"{name}_{which}.csv") for name in ("batches", "flips"))
             parts += batches_in_words(what, *tables)
@@ -287,7 +292,8 @@ def processes_in_words(table: pd.DataFrame) -> list[str]:
         "## Fresh processes, and loader workers\n",
         f"`python experiments/robustness/determinism.py`, `{' '.join(TINY)} {DROPOUT}`: {len(table)} runs of "
         f"{table.method.nunique()} methods beside a first one, {counts} compared: {verdict}. Each process has another "
-        "hash seed, and each run another before it; dropout draws in every step.\n",
+        "hash seed, and each run another before it; dropout draws in every step. All on one thread of the CPU: with "
+        "another number of threads sums have another order, in training too.\n",
         markdown_row(["beside the first", "runs", "files", "losses", "answers", "differ"]),
         markdown_row(["---"] * 6),
     ]
@@ -306,7 +312,7 @@ def bound_in_words() -> list[str]:
         "neither more nor less than the logits themselves do, which is an assumption, since layers normalise. "
         "Summed over the operations of all layers, and twice, for the two evaluations:\n",
         "    |difference of a logit| ≤ F · 2⁻²⁴ · largest |logit|,\n"
-        "    F = 2 · (layers · (5 √d + √(d / heads) + √tokens + √m + √d) + √d)\n",
+        "    F = 2 · (layers · (5 √d + √(d / heads) + √tokens + √m) + √d)\n",
         "with d the width and m that of the MLP. An answer can flip only where its margin, the difference of its two "
         "largest logits, is at most twice that, since the two may come towards each other. What was measured beside "
         "it is how good the assumption is: the share of the bound that the largest difference has.\n",
@@ -317,11 +323,14 @@ def batches_in_words(what: str, table: pd.DataFrame, flips: pd.DataFrame) -> lis
     """Return what other sizes gave, a line a size, and every flip."""
     beyond = int(table.flips_beyond.sum())
     held = "inside its bound" if table.share.max() <= 1 and not beyond else "NOT inside its bound"
+    found = (
+        f"{len(flips)} flips, {beyond} of them beyond the margin that rounding explains" if len(flips) else "no flip"
+    )
     same = "the same bytes" if table.same_bytes.all() else "NOT the same bytes"
     lines = [
         f"### {what[0].upper() + what[1:]}\n",
         f"{table.answers.sum():,} answers in batches of {', '.join(map(str, OTHERS))} beside those of {USUAL}: "
-        f"{len(flips)} flips, {beyond} of them beyond the margin that rounding explains; every difference of a logit "
+        f"{found}; every difference of a logit "
         f"{held}, the largest at {table.share.max():.1%} of it. Adapters and training losses are {same}.\n",
         markdown_row(["batch", "answers", "largest logit", "largest difference", "its bound", "of a bound", "flips"]),
         markdown_row(["---"] * 7),

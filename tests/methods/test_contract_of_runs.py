@@ -22,7 +22,7 @@ def whole_runs() -> dict:
     return {}
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=METHODS, scope="module")  # so that a method's trials follow each other and share its run
 def method(request) -> str:
     return request.param
 

@@ -81,7 +81,8 @@ def test_unsloth_loads_the_backbone_and_the_family_is_adapted_on_it(tiny, tiny_b
         if backend == "unsloth":
             assert method.model.backbone.was_made_by == "unsloth"
             assert any(isinstance(m, AdaptedLinear) for m in method.model.backbone.modules())
-    assert asked == [{"name": str(tiny_bert), "length": 16, "4bit": False, "use_gradient_checkpointing": False}]
+    refused = {"4bit": False, "use_gradient_checkpointing": False, "trust_remote_code": False}
+    assert asked == [{"name": str(tiny_bert), "length": 16, **refused}]
     assert losses[0] == losses[1]
     assert isinstance(method.model.backbone, type(AutoModel.from_pretrained(tiny_bert)))
 

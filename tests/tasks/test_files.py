@@ -11,9 +11,10 @@ from trials import quiet
 import clora_exp.tasks.__main__ as tasks_main
 from clora_exp.compose import compose_experiment
 from clora_exp.errors import ConfigError
+from clora_exp.identity import run_hash
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
-from clora_exp.results import RunDirectory, run_hash
+from clora_exp.results import RunDirectory
 from clora_exp.tasks.names import in_order
 from clora_exp.tasks.stream import SPLITS, Task, TaskStream, load_stream
 

@@ -13,7 +13,7 @@ import yaml
 
 from clora_exp.compose import CONF, compose_experiment
 from clora_exp.errors import ConfigError, DataError
-from clora_exp.results import run_hash
+from clora_exp.identity import run_hash
 from clora_exp.tasks.sources import hub
 from clora_exp.tasks.stream import SPLITS, TaskStream, load_stream
 
