@@ -36,7 +36,7 @@ def test_what_changed_and_what_is_missing_is_named_a_line_each(folder: Path) -> 
 
 
 def test_a_folder_that_is_not_listed_is_refused_where_it_is_asked_for(folder: Path) -> None:
-    with pytest.raises(RunError, match=r"adapters/c: SHA256SUMS lists no file of it"):
+    with pytest.raises(RunError, match="adapters/c: SHA256SUMS lists no file of it"):
         check_sums(folder, "", ["adapters/a/", "adapters/c/"])
 
 
