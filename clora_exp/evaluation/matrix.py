@@ -17,7 +17,8 @@ class AccuracyMatrix:
     def __init__(self, tasks: list[str], values: np.ndarray | None = None) -> None:
         shape = (len(tasks) + 1, len(tasks))
         self.tasks = list(tasks)
-        self.values = np.full(shape, np.nan) if values is None else np.array(values, dtype=np.float64)
+        # row by row in memory, wherever it comes from: a mean over another layout rounds another way
+        self.values = np.full(shape, np.nan) if values is None else np.array(values, dtype=np.float64, order="C")
         if self.values.shape != shape:
             raise ValueError(f"an accuracy matrix of {len(tasks)} tasks is {shape}, not {self.values.shape}")
 

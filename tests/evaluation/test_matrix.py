@@ -22,3 +22,12 @@ def test_csv_names_its_rows_and_columns() -> None:
 def test_a_matrix_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3, 2\)"):
         AccuracyMatrix(["a", "b"], np.zeros((2, 2)))
+
+
+def test_a_matrix_that_was_read_lies_in_memory_as_one_that_was_filled() -> None:
+    """Else a mean over it adds in another order, and a run that was resumed has other metrics in the last place."""
+    filled = AccuracyMatrix(["a", "b", "c"])
+    filled.values[:] = np.random.default_rng(0).random((4, 3))
+    read = AccuracyMatrix.from_csv(filled.to_csv())
+    assert read.values.strides == filled.values.strides
+    assert AccuracyMatrix(["a", "b", "c"], np.asfortranarray(filled.values)).values.strides == filled.values.strides
