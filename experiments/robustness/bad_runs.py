@@ -140,7 +140,7 @@ def _state(change: Callable[[dict], object]) -> Damage:
 
         path = run / "checkpoint" / "state.safetensors"
         state = read_state(path)
-        write_state(path, change(state) or state, is_sealed=True)
+        write_state(path, change(state) or state)
 
     return damage
 
