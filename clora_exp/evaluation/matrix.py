@@ -36,7 +36,12 @@ class AccuracyMatrix:
     def from_csv(cls, text: str | Path) -> "AccuracyMatrix":
         """Read what `to_csv` wrote, from a string or a file."""
         source = text if isinstance(text, Path) else io.StringIO(text)
-        frame = pd.read_csv(source, index_col="after", dtype=str)  # Python's float() reads back exactly
+        frame = pd.read_csv(source, index_col="after", dtype=str, keep_default_na=False)
         if list(frame.index) != [INIT, *frame.columns]:
             raise ValueError(f"an accuracy matrix has the rows {INIT} and {', '.join(frame.columns)}")
-        return cls(list(frame.columns), frame.map(float).to_numpy(dtype=np.float64))
+        return cls(list(frame.columns), frame.map(_number).to_numpy(dtype=np.float64))
+
+
+def _number(cell: str) -> float:
+    """Return a cell, which Python's float() reads back exactly; an empty one was not measured."""
+    return float(cell) if cell else float("nan")

@@ -80,7 +80,7 @@ def test_a_split_holds_a_byte_a_pixel_and_gives_what_the_processor_gives(config,
             batch = encoded[list(range(len(examples)))]
             assert batch.inputs["pixel_values"].dtype == torch.float32
             assert torch.equal(batch.inputs["pixel_values"], expected)
-            monkeypatch.setattr(type(method.model), "_sized", None)
+            monkeypatch.setattr(type(method.model), "_pixels", None)
         monkeypatch.undo()
 
 
