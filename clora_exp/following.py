@@ -43,5 +43,8 @@ class Following(RunDirectory):
     def finish(self, progress: Progress) -> None:
         """Leave it to the first process."""
 
+    def tidy(self) -> None:
+        """Leave it to the first process."""
+
     def drop_checkpoint(self) -> None:
         """Leave it to the first process."""

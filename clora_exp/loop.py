@@ -49,11 +49,13 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: S
     """
     stream, model_sha256 = ingredients(config, terminal)
     folder = (Following if processes.rank() else RunDirectory)(config, stream, model_sha256)
-    if folder.status == "done" and not config.overwrite:
+    if folder.status == "done" and not config.overwrite and not folder.was_killed:
         return conclude(folder, terminal)
     with folder.held(command):
         if folder.status != "done" or config.overwrite:  # another process may have ended it just now
             learn(config, stream, folder, command, terminal, callbacks)
+        else:
+            folder.tidy()
         return conclude(folder, terminal)
 
 

@@ -296,6 +296,15 @@ class RunDirectory:
         self._write("STATUS", "done\n")
         self.drop_checkpoint()
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a process that wrote the folder is writing still, or did not come to its end."""
+        return (self.path / LOCK).exists()
+
+    def tidy(self) -> None:
+        """Remove what a process left that was killed when the run was done."""
+        remove_unfinished(self.path)
+
     def drop_checkpoint(self) -> None:
         """Remove what the next task would need, also where a finished run was killed before it could.
 

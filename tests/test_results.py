@@ -356,3 +356,12 @@ def test_a_checkpoint_of_another_run_is_refused(tiny, monkeypatch) -> None:
     found[1].write_bytes(found[0].read_bytes())
     with pytest.raises(RunError, match=r"it is of the run \w{8}-s0\); overwrite=true starts again"):
         run(tiny("method=lora", "seed=1"), "", quiet())
+
+
+def test_what_a_process_left_that_was_killed_in_the_very_end_is_tidied_away(tiny) -> None:
+    path = run(tiny("method=lora"), "", quiet()).path
+    before = sorted(path.rglob("*"))
+    for name in (".lock", ".holder.json", ".metrics.json.abcd1234", "adapters/.first.abcd1234"):
+        (path / name).write_text("{}")
+    assert run(tiny("method=lora"), "", quiet()).status == "done"
+    assert sorted(path.rglob("*")) == before
