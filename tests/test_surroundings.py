@@ -186,7 +186,7 @@ def test_a_run_has_one_writer_who_is_named_and_any_reader(tiny) -> None:
         holder.kill()
         holder.wait()
     assert (folder / ".holder.json").exists()  # it was killed
-    assert run(config, "", quiet()).status == "done"
+    assert run(tiny("method=frozen", "overwrite=true"), "", quiet()).status == "done"
     assert not list(folder.glob(".*"))
 
 

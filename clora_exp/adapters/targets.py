@@ -65,11 +65,11 @@ def check_targets(linear: Mapping[str, tuple[int, ...]], targets: list[str] | st
             raise ModelError(f"method.rank_pattern: {end!r} is the end of no adapted layer's name; e.g. {min(adapted)}")
     for name in adapted:
         rank, shape = rank_of(name, settings), linear[name]
+        if settings.basis == "svd" and rank > min(shape):
+            raise ModelError(f"method.rank={rank}: {name} has rank {min(shape)}; the SVD gives no more")
         if rank > max(shape):
             size = f"{shape[0]:,} × {shape[1]:,}"
             raise ModelError(f"method.rank={rank}: {name} is {size}; a rank above {min(shape):,} adds nothing to it")
-        if settings.basis == "svd" and rank > min(shape):
-            raise ModelError(f"method.rank={rank}: {name} has rank {min(shape)}; the SVD gives no more")
 
 
 def matches(name: str, target: str) -> bool:
