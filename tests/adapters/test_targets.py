@@ -123,5 +123,5 @@ def test_a_layer_that_sees_no_batch_says_that_rows_cannot_be_mixed() -> None:
 
 def test_a_rank_above_both_sides_of_a_matrix_is_refused(case) -> None:
     settings = dataclasses.replace(CLORA_XS, rank=100_000, basis="learned", routing="none", target_modules="all-linear")
-    with pytest.raises(ModelError, match=r"method\.rank=100000: .* is [\d,]+ × [\d,]+; a rank above [\d,]+ adds nothing to it"):
+    with pytest.raises(ModelError, match=r"method\.rank=100000: .* a rank above [\d,]+ adds nothing to it"):
         Adapters(case[0](), settings, None)
