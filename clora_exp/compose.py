@@ -101,7 +101,7 @@ def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return ConfigError("\n".join(broken))
     if isinstance(error, RecursionError):
         return ConfigError("the configuration files name each other in their defaults, in a ring")
-    if isinstance(error, OSError):  # a sweep makes its folder first
+    if isinstance(error, OSError) and not isinstance(error, HydraException):  # a sweep makes its folder first
         return ConfigError(f"{error.filename}: cannot be read or written: {error.strerror}")
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         raise error

@@ -125,6 +125,7 @@ UNREADABLE = (
     ("-m trainer.epochs=1,zero", "trainer.epochs=zero"),
     ("-m trainer.epochs=glob(*)", "trainer.epochs"),
     ("-m hydra.sweeper.nope=1", "nope"),
+    ("-m results_dir=/proc/nowhere", "/proc/nowhere"),
 )
 
 

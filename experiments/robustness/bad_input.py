@@ -66,7 +66,7 @@ COMMANDS: dict[str, Callable[[Words], int]] = {
 MODULES = (bad_configs, bad_values, bad_yaml, bad_data, bad_tables, bad_runs, bad_models)
 TEXT = """# Bad input
 
-`python experiments/robustness/bad_input.py` ({minutes:.0f} minutes on two busy cores; `--only models` one subject,
+`python experiments/robustness/bad_input.py` ({minutes:.0f} minutes on two cores; `--only models` one subject,
 `--every 12` every twelfth case)
 
 Every malformed configuration, data set, run and model folder that we could think of, in a folder of its own, given to

@@ -21,7 +21,6 @@ NULLS = (
     "data_seed",
     "eval_split",
     "results_dir",
-    "overwrite",
     "tasks.files.text_column",
     "model.text_encoder.max_length",
     "model.text_encoder.pooling",
