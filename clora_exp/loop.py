@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from pytorch_lightning import Callback
 
 from clora_exp import discovery, processes
@@ -51,9 +52,10 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: S
     folder = (Following if processes.rank() else RunDirectory)(config, stream, model_sha256)
     if folder.status == "done" and not config.overwrite and not folder.was_killed:
         return conclude(folder, terminal)
+    device = device_of(config.trainer)
     with folder.held(command):
         if folder.status != "done" or config.overwrite:  # another process may have ended it just now
-            learn(config, stream, folder, command, terminal, callbacks)
+            learn(config, stream, folder, device, command, terminal, callbacks)
         else:
             folder.tidy()
         return conclude(folder, terminal)
@@ -63,12 +65,12 @@ def learn(
     config: ExperimentConfig,
     stream: TaskStream,
     folder: RunDirectory,
+    device: torch.device,
     command: str,
     terminal: Terminal,
     callbacks: Sequence[Callback] = (),
 ) -> None:
     """Do what is left of a run, in its folder."""
-    device = device_of(config.trainer)
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)
     method = Method(config, stream, device)

@@ -84,12 +84,19 @@ class RunDirectory:
             RunError: the folder cannot be written, or another process writes it.
         """
         with ExitStack() as stack:
+            stack.callback(self._leave_no_empty_folder)
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(held(self.path, command))
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
+
+    def _leave_no_empty_folder(self) -> None:
+        """Remove what `held` made where nothing came of it, e.g. since the model cannot be adapted as asked."""
+        with suppress(OSError):  # one that holds something stays
+            for folder in (self.path, self.path.parent, self.path.parent.parent):
+                folder.rmdir()
 
     def prepare(self, command: str, environment: dict[str, Any]) -> None:
         """Write what identifies the run; with `overwrite` what there was before is removed.
