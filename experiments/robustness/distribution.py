@@ -28,6 +28,7 @@ import yaml
 from clora_exp.compose import CONF, compose_experiment
 from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.files import write_atomically
+from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.methods.base import Method, strategy_class
 from clora_exp.reports.terminal import Terminal
@@ -188,4 +189,4 @@ def kept(method: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    ended_in_order(main)
