@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clora_exp import processes
 from clora_exp.compose import CONF, check_words, experiment, in_words
+from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
 from clora_exp.models.weights import check_backend, check_layers
@@ -39,26 +40,9 @@ def cli() -> int:
         others = [o for o in overrides if not o.lstrip("+").startswith("reproduce=")]
         command = shlex.join([*processes.launcher(), "run.py", *overrides])
         try:
-            config = experiment(composed)
-            if config.reproduce is not None and others:
-                raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
-            check_writable(config)
-            if config.reproduce is not None:
-                read_run(Path(config.reproduce))
-            check_layers(config)
-            check_backend(config.method.backend)
-            from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
-            from clora_exp.reports.terminal import Terminal
-            from clora_exp.reproduction import reproduce
-
-            terminal = Terminal() if processes.rank() == 0 else Terminal.silent()
-            with processes.joined(), collected_notices(terminal.notices):
-                if config.reproduce is None:
-                    run(config, command, terminal)
-                else:
-                    print(reproduce(Path(config.reproduce), terminal))
-        except Differs as finding:
-            findings.append(f"{config.reproduce} differs: {finding}")
+            finding = carry_out(checked(composed, others), command)
+            if finding is not None:
+                findings.append(finding)
         except Interrupted as stop:  # as an ordinary Ctrl-C, so that a sweep stops too
             again = sweep() if HydraConfig.get().mode == RunMode.MULTIRUN else command
             if processes.rank() == 0:
@@ -88,6 +72,43 @@ def cli() -> int:
     for finding in findings:
         print(finding, file=sys.stderr)
     return 2 if mistakes else 1 if findings else 0
+
+
+def checked(composed: DictConfig, others: list[str]) -> ExperimentConfig:
+    """Return the configuration, looked at as far as it takes no seconds; `others` is typed beside `reproduce`.
+
+    Raises:
+        CloraError: what cannot be.
+    """
+    config = experiment(composed)
+    if config.reproduce is not None and others:
+        raise ConfigError(f"reproduce={config.reproduce} runs what was recorded; leave out {' '.join(others)}")
+    if config.reproduce is not None and processes.world_size() > 1:
+        raise ConfigError(f"reproduce={config.reproduce} runs in one process; leave torchrun out")
+    check_writable(config)
+    if config.reproduce is not None:
+        read_run(Path(config.reproduce))
+    check_layers(config)
+    check_backend(config.method.backend)
+    return config
+
+
+def carry_out(config: ExperimentConfig, command: str) -> str | None:
+    """Run, or run again what was recorded; return where that differs, if it does."""
+    from clora_exp.loop import run  # Lightning takes seconds to import: only for a right configuration
+    from clora_exp.reports.terminal import Terminal
+    from clora_exp.reproduction import reproduce
+
+    terminal = Terminal() if processes.rank() == 0 else Terminal.silent()
+    with processes.joined(), collected_notices(terminal.notices):
+        if config.reproduce is None:
+            run(config, command, terminal)
+            return None
+        try:
+            print(reproduce(Path(config.reproduce), terminal))
+        except Differs as finding:
+            return f"{config.reproduce} differs: {finding}"
+    return None
 
 
 def sweep() -> str:

@@ -44,8 +44,9 @@ def held(folder: Path, command: str) -> Iterator[None]:
 def _wait_for_the_dying(lock: FileLock, folder: Path) -> None:
     """Take the lock over from the children of a holder that is gone."""
     try:
-        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        holder = {key: found[key] for key in ("pid", "host", "since", "command")}
+    except (OSError, ValueError, TypeError, KeyError):  # not written yet, or damaged
         holder = {}
     is_gone = holder.get("host") == socket.gethostname() and not psutil.pid_exists(holder.get("pid", 0))
     try:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback
@@ -96,10 +96,7 @@ def learn(
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
         if state is not None:
-            try:
-                method.load_state_dict(state)
-            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-                raise folder.damaged(error) from error
+            restore(method, state, folder)
             terminal.resumed(progress.matrix, progress.num_tasks_done, num_steps_of(begun))
         else:
             progress.add_row("init", 0, *evaluate(method, held_out, first, config, progress, watch))
@@ -119,9 +116,7 @@ def learn(
             cost.has_trained(method.num_trainable())
             method.after_task(t, task)
             predicted, seconds = evaluate(method, held_out, measured, config, progress, watch)
-            progress.add_steps(what, steps)
-            progress.add_row(task.name, t + 1, predicted, seconds)
-            progress.num_tasks_done = t + 1
+            progress.end_session(t, what, steps, predicted, seconds)
             log.info("learned %s, accuracies %s", what, progress.matrix.values[t + 1].round(4).tolist())
             terminal.row(progress.matrix, t + 1)
             sizes = [folder.save_adapter(j, method) for j in learned]
@@ -132,6 +127,18 @@ def learn(
         folder.save_samples(method.samples(held_out))
         folder.finish(progress)
     stop.check()  # a signal that came in the very end ends a sweep
+
+
+def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None:
+    """Take the method's state back from the folder's checkpoint.
+
+    Raises:
+        RunError: it does not fit the method.
+    """
+    try:
+        method.load_state_dict(state)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise folder.damaged(error) from error
 
 
 def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:

@@ -65,9 +65,13 @@ class Progress:
         each = [self._scores(t, answers) for t, answers in last if self.stream.tasks[t].is_free_form]
         return {name: float(np.mean([scores[name] for scores in each])) for name in (each[0] if each else {})}
 
-    def add_steps(self, task: str, steps: "list[Step]") -> None:
-        """Enter the training curve of a session."""
-        self.history += [_row(task, "train_loss", s.loss, s.step, s.seconds) for s in steps]
+    def end_session(
+        self, t: int, what: str, steps: "list[Step]", predicted: Mapping[int, Predicted], seconds: float
+    ) -> None:
+        """Enter a session: its training curve, and the answers after it."""
+        self.history += [_row(what, "train_loss", s.loss, s.step, s.seconds) for s in steps]
+        self.add_row(self.stream.tasks[t].name, t + 1, predicted, seconds)
+        self.num_tasks_done = t + 1
 
     def frame(self) -> pd.DataFrame:
         """Return every answer, see `evaluation/predictions.py`."""

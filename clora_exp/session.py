@@ -72,7 +72,6 @@ class Session(lightning.LightningModule):
         What `before_task` makes is left out: it is made again, from the method's own checkpoint.
         """
         return {
-            "t": self.t,
             "losses": torch.tensor([step.loss for step in self.steps], dtype=torch.float64),
             "seconds": torch.tensor([step.seconds for step in self.steps], dtype=torch.float64),
             "method": self.method.session_state(),

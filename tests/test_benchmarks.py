@@ -24,12 +24,18 @@ KEYS = {
 }
 
 
+def figures_of(script: str, *words: str, says: str = "") -> dict:
+    """Run a benchmark with these words; return the figures of its last line. `says` stands on standard error."""
+    command = [sys.executable, f"benchmarks/{script}.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.slow
 def test_the_adapters_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
-    words = [sys.executable, "benchmarks/adapters.py", "--rounds", "2", "--out", str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = figures_of("adapters", "--rounds", "2", "--out", str(tmp_path))
     assert set(figures) == KEYS
     assert figures["bytes_ratio_xs"] > 40  # of files, so no matter of time
     assert (tmp_path / "adapters.md").read_text().count("\n| ") == len(KEYS) + 2
@@ -39,11 +45,7 @@ def test_the_adapters_benchmark_ends_with_its_figures_by_name(tmp_path: Path) ->
 def test_the_methods_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
     """Part one alone: no environment with Avalanche is named."""
     words = ["--rounds", "2", "--tasks", "1,2", "--methods", "lora,gem,replay", "--out", str(tmp_path)]
-    command = [sys.executable, "benchmarks/methods.py", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--peer" in done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = figures_of("methods", *words, says="--peer")
     names = ["lora", "gem", "replay"]
     at_each = {f"{what}_{t}_{name}" for what in ("step_ms", "step_ratio", "bytes") for t in (1, 2) for name in names}
     assert set(figures) == at_each | {f"growth_{name}" for name in names}
@@ -56,11 +58,7 @@ def test_the_methods_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> 
 def test_the_loop_benchmark_compares_equal_work(tmp_path: Path) -> None:
     """Without Avalanche: no environment with it is named."""
     words = ["--rounds", "2", "--steps", "2", "--examples", "32", "--out", str(tmp_path)]
-    command = [sys.executable, "benchmarks/loop.py", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--peer" in done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = figures_of("loop", *words, says="--peer")
     parts = ("both", "train", "evaluate")
     same = {f"same_{part}_over_{other}" for part in parts for other in ("plain", "trainer")}
     own = {f"own_{n}_{name}_over_trainer" for n in (48, 128) for name in ("lora", "lora_per_task")}
@@ -74,11 +72,7 @@ def test_the_loop_benchmark_compares_equal_work(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_long_sequence_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
     words = ["--tasks", "6", "--rounds", "2", "--steps", "2", "--starts", "1", "--memory", "--out", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "benchmarks/long_sequence.py", *words], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = figures_of("long_sequence", *words)
     assert figures["evaluations"] == 12  # each task once before the first, and once when it has been learned
     methods = ("clora_xs", "replay")
     assert all(figures[f"{what}_grown_{name}"] <= 0 for what in ("descriptors", "threads") for name in methods)

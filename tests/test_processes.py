@@ -115,3 +115,10 @@ def test_two_processes_that_are_stopped_go_on_as_one(tmp_path: Path) -> None:
     assert run.status == "done"
     losses = run.history[run.history.metric == "train_loss"]
     assert losses.step.tolist() == [*range(1, len(losses) // 2 + 1)] * 2
+
+
+def test_a_run_is_reproduced_in_one_process() -> None:
+    environment = os.environ | {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    words = [sys.executable, "run.py", "reproduce=nowhere"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: reproduce=nowhere runs in one process; leave torchrun out\n")

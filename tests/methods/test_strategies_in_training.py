@@ -305,10 +305,6 @@ def test_after_the_projection_no_kept_loss_rises_to_first_order(start, method: s
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def loader(split, batches: list[list[int]]) -> DataLoader:
-    return DataLoader(split, batch_size=None, sampler=batches)
-
-
 def test_the_projection_acts_on_the_accumulated_gradient_and_before_clipping(start, monkeypatch) -> None:
     """Two batches of 6 in one step move the weights as one of 12; and what is clipped is what was projected."""
     projected, stepped, moved = [], [], []
@@ -330,8 +326,9 @@ def test_the_projection_acts_on_the_accumulated_gradient_and_before_clipping(sta
         made.strategy.memory._places = {(0, 1): list(range(len(of_first)))}
         made.begin(1)
         batches = [of_first] if len(overrides) == 1 else [of_first[:6], of_first[6:]]
-        monkeypatch.setattr(type(rows), "training_batches", lambda self, *_, b=batches: loader(self, b))
-        monkeypatch.setattr(type(rows), "num_batches", lambda self, size, b=batches: len(b))
+        own = DataLoader(rows, batch_size=None, sampler=batches)
+        for name, value in (("training_batches", own), ("num_batches", len(batches))):
+            monkeypatch.setattr(type(rows), name, lambda *_, value=value: value)
         fit(made.method, rows, "second", made.config.trainer, 1)
         monkeypatch.undo()
         stepped.append(torch.cat([p.grad.flatten() for p in made.method.trained_parameters() if p.grad is not None]))
