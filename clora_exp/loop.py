@@ -55,22 +55,17 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: S
     device = device_of(config.trainer)
     with folder.held(command):
         if folder.status != "done" or config.overwrite:  # another process may have ended it just now
-            learn(config, stream, folder, device, command, terminal, callbacks)
+            learn(folder, device, command, terminal, callbacks)
         else:
             folder.tidy()
         return conclude(folder, terminal)
 
 
 def learn(
-    config: ExperimentConfig,
-    stream: TaskStream,
-    folder: RunDirectory,
-    device: torch.device,
-    command: str,
-    terminal: Terminal,
-    callbacks: Sequence[Callback] = (),
+    folder: RunDirectory, device: torch.device, command: str, terminal: Terminal, callbacks: Sequence[Callback]
 ) -> None:
     """Do what is left of a run, in its folder."""
+    config, stream = folder.config, folder.stream
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)
     method = Method(config, stream, device)
@@ -90,9 +85,7 @@ def learn(
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
 
     with folder.running(), stop, terminal.watching(config.trainer, [keep, stop, *callbacks]) as watch:
-        splits = [
-            train[s.t] if s.learned == [s.t] else JointSplit(train, is_mixed=not scenario.knows_task) for s in plan
-        ]
+        splits = [s.split(train, scenario) for s in plan]
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
         if state is not None:
@@ -157,6 +150,10 @@ class Plan(NamedTuple):
     t: int
     learned: list[int]
     measured: list[int]
+
+    def split(self, train: list[EncodedSplit], scenario: Scenario) -> EncodedSplit | JointSplit:
+        """Return the training examples of the session, from those of every task."""
+        return train[self.t] if len(self.learned) == 1 else JointSplit(train, is_mixed=not scenario.knows_task)
 
 
 def sessions(protocol: str, scenario: Scenario) -> list[Plan]:
