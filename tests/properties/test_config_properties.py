@@ -16,6 +16,7 @@ from pydantic import Strict
 from clora_exp.compose import SECTIONS, compose_experiment
 from clora_exp.config import (
     ExperimentConfig,
+    FolderName,
     MethodConfig,
     Name,
     NonNegativeFloat,
@@ -38,6 +39,7 @@ word_lists = st.lists(words, min_size=1, max_size=3)
 OTHERWISE = {  # what a type alone does not say
     Name: st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True),
     Targets: st.none() | st.sampled_from(["all-linear", "attention"]) | word_lists,
+    FolderName: words.filter(lambda text: text.strip() and "\0" not in text),
     Order: st.none() | st.integers(min_value=0) | word_lists,
 }
 
