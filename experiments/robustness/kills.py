@@ -129,8 +129,9 @@ def child(config: ExperimentConfig, phase: Phase, dies_in_write: int | None) -> 
 
 
 def attempt(config: ExperimentConfig, kind: str | None, seconds: float, draw: random.Random) -> tuple[int, str, float]:
-    """Run in a child, killed in its way within `seconds` or not at all; return its status, last phase and time."""
+    """Run in a child, killed in its way within `seconds` or not at all; return its status, its phase then, and time."""
     phase = Phase()
+    signalled = ""
     started = time.monotonic()
     dies_in_write = draw.randint(1, 60) if kind == "kill in a write" else None
     pid = os.fork()
@@ -142,10 +143,11 @@ def attempt(config: ExperimentConfig, kind: str | None, seconds: float, draw: ra
         if done:
             break
         if kind in ("kill", "term", "int") and time.monotonic() >= deadline:
+            signalled = str(phase)  # what stops in order leaves its phase before it ends
             os.kill(pid, SIGNALS[kind])
             kind = None
         time.sleep(0.002)
-    return os.waitstatus_to_exitcode(status), str(phase), time.monotonic() - started
+    return os.waitstatus_to_exitcode(status), signalled or str(phase), time.monotonic() - started
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -200,6 +202,7 @@ def campaign(
             assert status in (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM), status
             found = on_disk(folder)
             kills.append(Kill(method, kind, phase, found[1], found[2], found[0], status))
+            print(f"  {kind} while {phase}: {len(kills)} of {num_kills}", file=sys.stderr, flush=True)
         status, _, _ = attempt(config("cut"), None, 0, draw)
         assert status == 0, f"{method}: the cut run ended with {status}"
         (cut,) = Path(root, "cut").rglob("config.yaml")
@@ -241,14 +244,15 @@ def write(kills: list[Kill], equal: dict[str, bool], which: str) -> None:
     frame.to_csv(FOLDER / f"{which}.csv", index=False, lineterminator="\n")
     parts = ["# Killed anywhere, the same bytes\n"]
     parts.append((__doc__ or "").split("\n\n")[2].strip() + "\n")
-    for name, command in (("tiny", ""), ("real", " --real")):
+    for name in ("tiny", "real"):
         if (FOLDER / f"{name}.csv").exists():
-            parts += section(name, command, pd.read_csv(FOLDER / f"{name}.csv"))
+            parts += section(name, pd.read_csv(FOLDER / f"{name}.csv"))
     files.write_atomically(FOLDER / "README.md", "\n".join(parts).encode())
 
 
-def section(name: str, command: str, frame: pd.DataFrame) -> list[str]:
+def section(name: str, frame: pd.DataFrame) -> list[str]:
     """Return one campaign in words and a table of kills by phase."""
+    command = " --real" if name == "real" else f" --kills {len(frame) // frame.method.nunique()}"
     what = {
         "tiny": f"every method on the small ViT (`{' '.join(TINY)}`)",
         "real": f"clora on MiniLM (`{' '.join(REAL)}`)",
