@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -66,7 +67,11 @@ def cli() -> int:
             raise
         mistakes.append(in_words(error, sys.argv[1:]))
     except KeyboardInterrupt as stop:
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+        number = stop.args[0] if stop.args else signal.SIGINT
+        if not isinstance(stop.__cause__, Interrupted) and processes.rank() == 0:  # before training, or after it
+            again = shlex.join([*processes.launcher(), "run.py", *sys.argv[1:]])
+            print(f"\nstopped by {signal.Signals(number).name}; the same command goes on: {again}", file=sys.stderr)
+        return 128 + number
     for mistake in mistakes if processes.rank() == 0 else ():
         print(f"error: {mistake}", file=sys.stderr)
     for finding in findings:
@@ -116,6 +121,12 @@ def sweep() -> str:
     return shlex.join(["python", "run.py", *(o for o in sys.argv[1:] if not o.lstrip("+").startswith("overwrite="))])
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Let SIGTERM end what is being prepared as Ctrl-C does; in training `clora_exp/interrupts.py` takes over."""
+    raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would otherwise print and end with status 1
     sys.exit(cli())

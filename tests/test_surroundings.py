@@ -341,6 +341,19 @@ ended_in_order(main)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_stopped_before_training_says_its_command(number: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CLORA_EXP_CACHE", str(tmp_path / "cache"))
+    words = ["run.py", "method=lora", "tasks=split_digits", "model=vit_digits", f"results_dir={tmp_path / 'runs'}"]
+    stopped = interrupt([sys.executable, *words], number, tmp_path, "models/*.lock", is_group=False)  # weights are made
+    assert stopped.returncode == 128 + number
+    line = f"stopped by {signal.Signals(number).name}; the same command goes on: python {' '.join(words)}"
+    assert stopped.said.splitlines()[-1] == line
+    assert "Traceback" not in stopped.said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_script_ends_with_one_line_and_the_signals_status(number: int, tiny_bert, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     few = ["method=lora", *_tiny(tiny_bert, tmp_path / "runs"), "trainer.max_steps=400", "trainer.epochs=400"]

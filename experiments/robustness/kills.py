@@ -252,7 +252,8 @@ def write(kills: list[Kill], equal: dict[str, bool], which: str) -> None:
 
 def section(name: str, frame: pd.DataFrame) -> list[str]:
     """Return one campaign in words and a table of kills by phase."""
-    command = " --real" if name == "real" else f" --kills {len(frame) // frame.method.nunique()}"
+    num = frame.method.nunique()
+    command, runs = " --real" if name == "real" else f" --kills {len(frame) // num}", f"{num} run{'s'[: num - 1]}"
     what = {
         "tiny": f"every method on the small ViT (`{' '.join(TINY)}`)",
         "real": f"clora on MiniLM (`{' '.join(REAL)}`)",
@@ -261,7 +262,7 @@ def section(name: str, frame: pd.DataFrame) -> list[str]:
     verdict = "every one ended with the bytes of the whole run" if not wrong else f"not equal: {', '.join(wrong)}"
     lines = [
         f"## {what[0].upper() + what[1:]}\n",
-        f"`python experiments/robustness/kills.py{command}`: {len(frame)} kills in {frame.method.nunique()} runs; "
+        f"`python experiments/robustness/kills.py{command}`: {len(frame)} kills in {runs}; "
         f"{verdict}. {int((frame.steps_kept > 0).sum())} of them left a session in the middle, which went on there.\n",
     ]
     counts = frame.pivot_table(index="phase", columns="kind", values="method", aggfunc="count", fill_value=0)
