@@ -161,21 +161,24 @@ def write(rows: list[Row]) -> None:
     pd.DataFrame(rows).to_csv(FOLDER / "table.csv", index=False, lineterminator="\n")
     compared = [row for row in rows if not row.refused]
     loss, cell = LARGEST_LOSS_DIFFERENCE, LARGEST_CELL_DIFFERENCE
-    within = [r for r in compared if r.largest_loss_difference <= loss and r.largest_cell_difference <= cell]
+    inside = [r for r in compared if r.largest_loss_difference <= loss and r.largest_cell_difference <= cell]
     lines = ["# Two processes against one\n", "`python experiments/robustness/distribution.py`\n"]
     lines.append((__doc__ or "").split("\n\n")[2].strip() + "\n")
     lines.append(
         f"{len(compared)} pairs of runs, `{' '.join(WORDS)}`. Within the tolerance ({loss:.0e} of a loss, {cell} of a "
-        f"cell of the matrix): {len(within)}; of those {sum(r.other_answers for r in within)} of "
-        f"{sum(r.answers for r in within)} answers differ, and no loss by more than "
-        f"{max(r.largest_loss_difference for r in within):.1e}. Differences of losses are relative.\n"
+        f"cell of the matrix): {len(inside)}; of those {sum(r.other_answers for r in inside)} of "
+        f"{sum(r.answers for r in inside)} answers differ, and no loss by more than "
+        f"{max(r.largest_loss_difference for r in inside):.1e}. Differences of losses are relative.\n"
     )
     head = ["method", "scenario", "losses", "largest difference", "disturbed", "answers", "other", "cell", "disturbed"]
     lines += [markdown_row([*head, "its state"]), markdown_row(["---"] * (len(head) + 1))]
     for r in rows:
-        losses = [str(r.losses), f"{r.largest_loss_difference:.1e}", f"{r.disturbed_loss_difference:.1e}"]
+        disturbed = (
+            ["", ""] if r in inside else [f"{r.disturbed_loss_difference:.1e}", f"{r.disturbed_cell_difference:.3f}"]
+        )
+        losses = [str(r.losses), f"{r.largest_loss_difference:.1e}", disturbed[0]]
         answers = [str(r.answers), str(r.other_answers)]
-        cells = [f"{r.largest_cell_difference:.3f}", f"{r.disturbed_cell_difference:.3f}"]
+        cells = [f"{r.largest_cell_difference:.3f}", disturbed[1]]
         numbers = ["—"] * 7 if r.refused else [*losses, *answers, *cells]
         lines.append(markdown_row([r.method, r.scenario, *numbers, r.refused or kept(r.method)]))
     write_atomically(FOLDER / "README.md", ("\n".join(lines) + "\n").encode())
