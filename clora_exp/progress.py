@@ -36,6 +36,7 @@ class Progress:
         self.history: list[dict[str, Any]] = []  # rows of metrics.csv
         self.costs: list[TaskCost] = []
         self.answered_by: dict[int, str] = {}  # task → fingerprint of what gave its last answers
+        self._packed: dict[int, bytes] = {}  # row → its part of predictions.csv.gz
 
     def add_row(self, after: str, i: int, predicted: Mapping[int, Predicted], seconds: float) -> None:
         """Enter row i of the matrix, from the answers to the tasks that were evaluated."""
@@ -77,6 +78,13 @@ class Progress:
         """Return every answer, see `evaluation/predictions.py`."""
         return predictions.to_frame(self.scenario, self.split, self.predicted)
 
+    def predictions(self) -> bytes:
+        """Return `predictions.csv.gz`; each row of the matrix is packed once."""
+        for i in sorted({i for i, _ in self.predicted} - self._packed.keys()):
+            answers = {t: a for (row, t), a in self.predicted.items() if row == i}
+            self._packed[i] = predictions.row_to_bytes(self.scenario, self.split, i, answers)
+        return predictions.HEADER + b"".join(packed for _, packed in sorted(self._packed.items()))
+
     def metrics(self) -> dict[str, Metric]:
         """Return the metrics of what there is."""
         identified = None
@@ -95,10 +103,11 @@ class Progress:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values."""
+        """Return tensors and plain values; answers that were carried over stand where they were given."""
         predicted = {
             f"{i} {t}": a.state_dict() if isinstance(a, Written) else torch.from_numpy(a).to(torch.int32)
             for (i, t), a in self.predicted.items()
+            if a is not self.predicted.get((i - 1, t))
         }
         return {
             "matrix": self.matrix.to_csv(),
@@ -119,6 +128,9 @@ class Progress:
             i, t = map(int, key.split())
             is_written = isinstance(answers, dict)
             self.predicted[i, t] = Written.from_state(answers) if is_written else answers.numpy().astype(np.int64)
+        for i, t in np.argwhere(~np.isnan(self.matrix.values)).tolist():  # row by row
+            if (i, t) not in self.predicted:
+                self.predicted[i, t] = self.predicted[i - 1, t]
         self.history = state["history"]
         self.costs = [TaskCost(**cost) for cost in state["costs"]]
         self.answered_by = dict(state["answered_by"])

@@ -35,7 +35,6 @@ from safetensors.torch import save as save_tensors
 from clora_exp.adapters.export import write_peft
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
-from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
 from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
 from clora_exp.identity import plain_config, run_hash
@@ -51,7 +50,7 @@ from clora_exp.tasks.stream import TaskStream
 
 log = logging.getLogger("clora_exp")
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 RESULTS = ("accuracy_matrix.csv", "predictions.csv.gz", "metrics.csv", "metrics.json", "cost.csv")
 GOES_ON = "what was finished is kept, and the same command goes on when this is mended"
 
@@ -239,7 +238,7 @@ class RunDirectory:
 
     def _write_results(self, progress: Progress) -> None:
         self._write("accuracy_matrix.csv", progress.matrix.to_csv())
-        write_atomically(self.path / "predictions.csv.gz", predictions.to_bytes(progress.frame()))
+        write_atomically(self.path / "predictions.csv.gz", progress.predictions())
         self._write_csv("metrics.csv", progress.history, ["task", "metric", "value", "step", "seconds"])
         columns = [field.name for field in dataclasses.fields(TaskCost)]
         metrics = progress.metrics()

@@ -5,9 +5,11 @@
 holds neither time nor name.
 """
 
+import csv
 import gzip
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +18,6 @@ from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified
 from clora_exp.evaluation.written import Predicted, Written
-from clora_exp.files import csv_text
 from clora_exp.received import unpacked
 from clora_exp.tasks.scenario import Scenario
 
@@ -48,12 +49,39 @@ def to_frame(scenario: Scenario, split: str, predicted: Mapping[tuple[int, int],
     return pd.DataFrame(columns, columns=COLUMNS)
 
 
-def to_bytes(frame: pd.DataFrame) -> bytes:
-    """Return the table as gzipped CSV, the same bytes for the same answers."""
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as file:
-        file.write(csv_text(frame).encode())
-    return packed.getvalue()
+def row_to_bytes(scenario: Scenario, split: str, i: int, answers: Mapping[int, Predicted]) -> bytes:
+    """Return the answers of row i of the accuracy matrix, packed; `HEADER` and the rows make the file.
+
+    A gzip file is one after another of them, so what earlier rows hold need not be packed anew.
+    """
+    after = [INIT, *scenario.stream.names][i]
+    columns = []
+    for t, found in sorted(answers.items()):
+        task = scenario.stream.tasks[t]
+        examples = task.split(split)
+        ids, labels = [example.id for example in examples], [example.label for example in examples]
+        columns.append(zip(repeat(after), repeat(task.name), ids, labels, names_of(scenario, t, found), strict=False))
+    return packed(list(chain(*columns)))
+
+
+def packed(lines: Sequence[Sequence[str]]) -> bytes:
+    """Return lines of the table as gzipped CSV; where a cell has a carriage return all are quoted, see `csv_text`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    if "\r" in text.getvalue():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(lines)
+    return _gzipped(text.getvalue())
+
+
+def _gzipped(text: str) -> bytes:
+    content = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=content, mode="wb", compresslevel=6, mtime=0) as file:
+        file.write(text.encode())
+    return content.getvalue()
+
+
+HEADER = packed([COLUMNS])
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

@@ -33,10 +33,11 @@ def test_rows_come_in_the_order_of_the_matrix_with_names_for_labels(stream: Task
 def test_labels_that_look_like_numbers_or_nothing_come_back_as_text_and_bytes_are_stable(
     stream: TaskStream, tmp_path, monkeypatch
 ) -> None:
-    frame = predictions.to_frame(Scenario("task_incremental", stream), "test", {(2, 1): np.array([0, 1, 1])})
-    first = predictions.to_bytes(frame)
+    scenario, answers = Scenario("task_incremental", stream), np.array([0, 1, 1])
+    frame = predictions.to_frame(scenario, "test", {(2, 1): answers})
+    first = predictions.HEADER + predictions.row_to_bytes(scenario, "test", 2, {1: answers})
     monkeypatch.setattr(time, "time", lambda: 1e9)
-    assert predictions.to_bytes(frame) == first
+    assert predictions.HEADER + predictions.row_to_bytes(scenario, "test", 2, {1: answers}) == first
     (tmp_path / "p.csv.gz").write_bytes(first)
     again = predictions.read_predictions(tmp_path / "p.csv.gz")
     pd.testing.assert_frame_equal(again, frame, check_dtype=False)
