@@ -47,8 +47,6 @@ NAMES = {
     "lora_per_task": "here, `lora_per_task`",
 }
 PARTS = ("both", "train", "evaluate")
-SHORT = 48  # tokens of a text: the default
-LONG = 128
 
 
 class Times(NamedTuple):
@@ -71,6 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="times each side learns all tasks (default 8)")
     parser.add_argument("--steps", type=int, default=16, help="steps of each task (default 16)")
     parser.add_argument("--examples", type=int, default=96, help="held-out examples of each task (default 96)")
+    parser.add_argument("--lengths", default="48,128", help="tokens of a text at most, short and long (default 48,128)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each side (default 1)")
     parser.add_argument("--peer", help="the python of an environment with Avalanche; without it that side is left out")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder for loop.md")
@@ -82,8 +81,9 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     if not options.peer:
         print(f"no --peer: Avalanche is left out. How to make its environment: {PEER.name}", file=sys.stderr)
-    same = compared(options, SHORT, own_batches=False)
-    own = {length: compared(options, length, own_batches=True) for length in (SHORT, LONG)}
+    lengths = [int(length) for length in options.lengths.split(",")]
+    same = compared(options, lengths[0], own_batches=False)
+    own = {length: compared(options, length, own_batches=True) for length in lengths}
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "loop.md", page(same, own, options).encode())
     print(json.dumps({name: round(value, 4) for name, value in figures(same, own).items()}))
@@ -247,7 +247,7 @@ def page(same: Times, own: dict[int, Times], options: argparse.Namespace) -> str
     """Return the page."""
     cores, memory = psutil.cpu_count(logical=False) or 1, psutil.virtual_memory().total / 1e9
     command = f"python benchmarks/loop.py --rounds {options.rounds}"
-    for name, default in (("steps", 16), ("examples", 96), ("threads", 1)):
+    for name, default in (("steps", 16), ("examples", 96), ("lengths", "48,128"), ("threads", 1)):
         command += f" --{name} {vars(options)[name]}" if vars(options)[name] != default else ""
     command += " --peer PYTHON" if options.peer else ""
     lines = [
@@ -301,8 +301,8 @@ def _own_lines(own: dict[int, Times]) -> list[str]:
         "`lora_per_task` the answers to earlier tasks are carried over. The others shuffle, pad to the longest of the "
         "batch and evaluate every task seen, in the order of the data; they train one LoRA, which takes them as long "
         "as one a task would. All have tokenised beforehand. Texts are cut at the default of "
-        f"{SHORT} tokens, or at {LONG}: with the shorter ones most texts of two of the three tasks are cut and equally "
-        "long, so there is little padding to save: an epoch has "
+        f"{min(own)} tokens, or at {max(own)}: with the shorter ones most texts of two of the three tasks are cut and "
+        "equally long, so there is little padding to save: an epoch has "
         + ", ".join(f"{times.tokens:.2f} times the tokens at {length}" for length, times in own.items())
         + ". Same number of steps and examples on all sides, other batches.\n",
     ]

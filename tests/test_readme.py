@@ -59,7 +59,8 @@ def test_every_python_command_runs(command: str, tmp_path: Path, request: pytest
         subprocess.run(export, cwd=ROOT, check=True, capture_output=True)
         words = [word.replace("FOLDER", str(given["FOLDER"])) for word in words]
     if "tasks=files" in words:
-        words += ["trainer.max_steps=2", "trainer.accelerator=cpu", f"results_dir={tmp_path}"]
+        few = ["trainer.max_steps=2", "trainer.max_eval_examples=20", "trainer.accelerator=cpu"]
+        words += [*few, f"results_dir={tmp_path}"]
     elif words[0] == "run.py" and "tasks=split_digits" in words:
         words += ["trainer.max_steps=2", f"results_dir={tmp_path}"]
     elif words[0] == "run.py":

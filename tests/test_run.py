@@ -144,7 +144,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tiny_bert: Path, tmp
         "run.py",
         "method=lora",
         *_tiny(tiny_bert, tmp_path),
-        "trainer.max_steps=400",
+        "trainer.max_steps=150",
         "trainer.epochs=400",
     ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

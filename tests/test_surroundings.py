@@ -279,7 +279,13 @@ esac
 def interrupt(words: list[str], number: int, when: Path, pattern: str, is_group: bool) -> subprocess.Popen[str]:
     """Run until `pattern` is there below `when`, send the signal, to the group as a terminal does or not, and wait."""
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
     while not list(when.rglob(pattern)) and process.poll() is None:
         time.sleep(0.1)
