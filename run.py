@@ -59,9 +59,12 @@ def cli() -> int:
         text = answer(sys.argv[1:])
         if text is None:
             check_words(sys.argv[1:])
-        print(text) if text is not None else job()
+        print(text, flush=True) if text is not None else job()
     except ConfigError as mistake:
         mistakes.append(mistake)
+    except BrokenPipeError:  # who reads, e.g. head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        return 141  # what a shell says of SIGPIPE
     except Exception as error:
         if is_composed:
             raise

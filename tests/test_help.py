@@ -72,3 +72,12 @@ def test_a_mistake_beside_cfg_is_one_line_and_status_2() -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: unknown method 'lroa'; have: ")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "run.py", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as head does
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
