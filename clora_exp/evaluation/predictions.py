@@ -2,7 +2,8 @@
 
 `predictions.csv.gz` has the columns after (`init` or the task just learned), task, example (its id), label, predicted
 (both by name; of a free-form task response and what was written). Equal answers are equal bytes: the gzip header
-holds neither time nor name.
+holds neither time nor name. Stripped runs have the same table a fifth as large: a row an example, a column an
+evaluation, see `to_packed_bytes`; `read_predictions` reads both.
 """
 
 import gzip
@@ -50,22 +51,54 @@ def to_frame(scenario: Scenario, split: str, predicted: Mapping[tuple[int, int],
 
 def to_bytes(frame: pd.DataFrame) -> bytes:
     """Return the table as gzipped CSV, the same bytes for the same answers."""
+    return _gzipped(frame)
+
+
+def _gzipped(frame: pd.DataFrame) -> bytes:
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as file:
         file.write(csv_text(frame).encode())
     return packed.getvalue()
 
 
+def to_packed_bytes(frame: pd.DataFrame) -> bytes:
+    """Return the table with task, example and label once, and a column for each row of the accuracy matrix.
+
+    A cell is "=" and the answer, or empty where the example was not evaluated. Nothing is lost: `read_predictions`
+    gives `frame` again.
+    """
+    numbered = frame.assign(number=frame.groupby(["after", "task"], sort=False).cumcount(), cell="=" + frame["predicted"])
+    keys = ["task", "number", "example", "label"]
+    packed = numbered.drop_duplicates(keys)[keys]
+    for after, rows in numbered.groupby("after", sort=False):
+        packed = packed.merge(rows[[*keys, "cell"]].rename(columns={"cell": f"after {after}"}), "left", on=keys)
+    return _gzipped(packed.drop(columns="number").fillna(""))
+
+
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read `predictions.csv.gz`; every column is text, whatever the labels look like.
+    """Read `predictions.csv.gz`, packed or not; every column is text, whatever the labels look like.
 
     Raises:
-        RunError: it cannot be read, or unpacks to far more than a table of answers does.
+        RunError: it cannot be read, lacks a column, or unpacks to far more than a table of answers does.
     """
     try:
-        return pd.read_csv(unpacked(path), dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        frame = pd.read_csv(unpacked(path), dtype=str, keep_default_na=False)
+        frame = _unpacked(frame) if any(name.startswith("after ") for name in frame) else frame
+        if list(frame) != COLUMNS:
+            raise ValueError(f"it has the columns {', '.join(frame)}, not {', '.join(COLUMNS)}")
+        return frame
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _unpacked(packed: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a row an answer, as it was before `to_packed_bytes`."""
+    parts = []
+    for name in packed.columns[3:]:
+        rows = packed[packed[name] != ""]
+        answers = {"after": name.removeprefix("after "), "predicted": rows[name].str[1:]}
+        parts.append(rows[["task", "example", "label"]].assign(**answers))
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
 def accuracy_matrix(frame: pd.DataFrame, tasks: list[str]) -> AccuracyMatrix:
