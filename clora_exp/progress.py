@@ -36,6 +36,7 @@ class Progress:
         self.history: list[dict[str, Any]] = []  # rows of metrics.csv
         self.costs: list[TaskCost] = []
         self.answered_by: dict[int, str] = {}  # task → fingerprint of what gave its last answers
+        self.num_measured = 0  # examples of the last evaluation; other answers were carried over
 
     def add_row(self, after: str, i: int, predicted: Mapping[int, Predicted], seconds: float) -> None:
         """Enter row i of the matrix, from the answers to the tasks that were evaluated."""

@@ -29,6 +29,7 @@ class TaskCost:
     peak_memory_bytes: int  # of the whole process; on a GPU what torch allocated there
     answering_bytes: int = 0
     kept_bytes: int = 0
+    evaluated_examples: int = 0  # in evaluation_seconds: answers that cannot have changed are carried over
 
 
 class CostMeter:
@@ -46,7 +47,13 @@ class CostMeter:
         self._train_seconds = time.perf_counter() - self._started
 
     def of(
-        self, task: str, adapter_bytes: int, answering_bytes: int, kept_bytes: int, evaluation_seconds: float
+        self,
+        task: str,
+        adapter_bytes: int,
+        answering_bytes: int,
+        kept_bytes: int,
+        evaluation_seconds: float,
+        evaluated_examples: int,
     ) -> TaskCost:
         """Return the session's cost."""
         return TaskCost(
@@ -58,6 +65,7 @@ class CostMeter:
             peak_memory_bytes(self._device),
             answering_bytes,
             kept_bytes,
+            evaluated_examples,
         )
 
 

@@ -67,7 +67,9 @@ def to_packed_bytes(frame: pd.DataFrame) -> bytes:
     A cell is "=" and the answer, or empty where the example was not evaluated. Nothing is lost: `read_predictions`
     gives `frame` again.
     """
-    numbered = frame.assign(number=frame.groupby(["after", "task"], sort=False).cumcount(), cell="=" + frame["predicted"])
+    numbered = frame.assign(
+        number=frame.groupby(["after", "task"], sort=False).cumcount(), cell="=" + frame["predicted"]
+    )
     keys = ["task", "number", "example", "label"]
     packed = numbered.drop_duplicates(keys)[keys]
     for after, rows in numbered.groupby("after", sort=False):

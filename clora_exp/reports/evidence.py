@@ -109,9 +109,7 @@ def _written_scores(run: StoredRun, answers: pd.DataFrame) -> dict[tuple[str, st
     return found
 
 
-def _matrix(
-    run: StoredRun, answers: pd.DataFrame, scores: dict[tuple[str, str], dict[str, float]]
-) -> AccuracyMatrix:
+def _matrix(run: StoredRun, answers: pd.DataFrame, scores: dict[tuple[str, str], dict[str, float]]) -> AccuracyMatrix:
     matrix = predictions.accuracy_matrix(answers, run.matrix.tasks)
     kinds = [part for part in run.config["model"].values() if isinstance(part, dict)]
     for (after, task), found in scores.items():

@@ -33,7 +33,9 @@ def find_runs(folders: Iterable[Path]) -> list[Found]:
             paths.setdefault(config.parent.resolve(), config.parent)
     found = [_found(path) for path in sorted(paths.values()) if (path / "STATUS").exists()]
     if not found:
-        raise RunError(f"no run below {', '.join(map(str, folders))} (a run directory has config.yaml and STATUS in it)")
+        raise RunError(
+            f"no run below {', '.join(map(str, folders))} (a run directory has config.yaml and STATUS in it)"
+        )
     return found
 
 
