@@ -16,7 +16,7 @@ MOST_EXACT_SEEDS = 16  # 2^16 sign vectors are enumerated; of more seeds as many
 
 @dataclass(frozen=True)
 class Spread:
-    """What n seeds say of one number. `sd` has the divisor n − 1; both are NaN with one seed, and so is the interval."""
+    """What n seeds say of one number. `sd` has the divisor n − 1; it and the interval are NaN with one seed."""
 
     n: int
     mean: float

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clora_exp.errors import CloraError, ConfigError, unknown
 
-COMMANDS = {  # name → its module in clora_exp/reports, with add_arguments(parser) and main(options), and its line of help
+COMMANDS = {  # name → its module here, with add_arguments(parser) and main(options), and its line of help
     "list": ("listing", "every run below a folder, finished or not, with its status"),
     "page": ("page", "figures and page of runs, made again"),
     "compare": ("compare", "methods over seeds: tables, tests, figures, as Markdown, CSV and HTML"),

@@ -73,7 +73,7 @@ class Comparison:
 def facts(evidence: Evidence) -> dict[str, str]:
     """Return what two runs must have in common to be comparable, in words that are equal only if it is."""
     config, environment = evidence.run.config, evidence.run.environment
-    data = environment.get("data_sha256") or str(evidence.run.path)  # not recorded: like no other
+    data = environment.get("data_sha256") or evidence.name  # not recorded: like no other
     return {
         "tasks": " → ".join(evidence.run.matrix.tasks),
         "data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16],
@@ -106,7 +106,7 @@ def compared(
     for found in evidence:
         identity = (found.run.method, setting_of(found.run.path), found.run.seed, *facts(found).values())
         if identity in seen:
-            left.append(Left(str(found.run.path), "done", f"the same run as {seen[identity].run.path}"))
+            left.append(Left(found.name, "done", f"the same run as {seen[identity].name}"))
         else:
             seen[identity] = found
             once.append(found)
@@ -121,7 +121,7 @@ def compared(
     sets = [_set(chr(65 + i) if i < 26 else f"set {i + 1}", group, first, extra) for i, group in enumerate(large)]
     for group in ordered[len(large) :]:
         why = "; ".join(_differences(first, facts(group[0])))
-        left.append(Left(str(group[0].run.path), "done", f"not comparable with any other run: {why}"))
+        left.append(Left(group[0].name, "done", f"not comparable with any other run: {why}"))
     return Comparison(_tested(sets, against), left)
 
 

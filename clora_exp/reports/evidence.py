@@ -29,9 +29,10 @@ TOLERANCE = 1e-9
 class Evidence:
     """A finished run and its answers; `run` has the matrix and the metrics that the answers give.
 
-    `problems` are the numbers in which its own files differ from that, one line each.
+    `problems` are the numbers in which its own files differ from that, one line each. `name` is what it is called.
     """
 
+    name: str
     run: StoredRun
     answers: pd.DataFrame
     problems: list[str]
@@ -65,22 +66,22 @@ class Evidence:
         return is_right.set_axis(pd.MultiIndex.from_frame(last[["task", "example"]])).sort_index()
 
 
-def read_evidence(path: Path) -> Evidence:
+def read_evidence(path: Path, name: str | None = None) -> Evidence:
     """Read a finished run and compute again what its answers decide.
 
     Raises:
         RunError: it cannot be read.
     """
-    run = read_run(path)
+    run, name = read_run(path), name or path.as_posix()
     answers = predictions.read_predictions(path / "predictions.csv.gz")
     problems = _strangers(run, answers)
     if problems:
-        return Evidence(run, answers, problems)
+        return Evidence(name, run, answers, problems)
     scores = _written_scores(run, answers)
     matrix = _matrix(run, answers, scores)
     metrics = _metrics(run, answers, matrix, scores)
     problems = [*_of_matrix(run.matrix, matrix), *_of_metrics(run, metrics)]
-    return Evidence(replace(run, matrix=matrix, metrics=metrics), answers, problems)
+    return Evidence(name, replace(run, matrix=matrix, metrics=metrics), answers, problems)
 
 
 def answers_in_words(run: StoredRun) -> bool:
@@ -132,7 +133,7 @@ def _metrics(
         matrix,
         scenario=scenario,
         protocol=run.protocol,
-        num_examples=Evidence(run, answers, []).num_examples,
+        num_examples=Evidence("", run, answers, []).num_examples,
         identified=identified,
         answers_untrained=answers_in_words(run),
         written=written,

@@ -1,4 +1,4 @@
-"""Names beside the points of a figure, none on another or on a point: the nearest free place, with a line if it is far."""
+"""Names beside the points of a figure, none on another or on a point: the nearest free place, with a line if far."""
 
 import itertools
 from collections.abc import Sequence

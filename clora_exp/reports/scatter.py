@@ -1,5 +1,6 @@
 """Two numbers of each setting against each other: accuracy and bytes with the Pareto front, forgetting and learning."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ def accuracy_bytes(found: ComparableSet) -> Figure | None:
     front.append((max(x for _, x, _ in points), front[-1][1]))
     xs, ys = zip(*front, strict=True)
     axes.step(xs, ys, where="post", color=GREY, lw=1.2, ls="--", zorder=1)
-    for (x, y), (next_x, next_y) in zip(front, front[1:], strict=False):
+    for (x, y), (next_x, next_y) in itertools.pairwise(front):
         obstacles += [((x, y), (next_x, y)), ((next_x, y), (next_x, next_y))]
     axes.set_xlabel("bytes that answer a task (logarithmic)")
     axes.set_ylabel("accuracy at the end")

@@ -1,4 +1,4 @@
-"""The numbers of one run, and of a setting: what its seeds have in common is averaged, everything else is kept apart."""
+"""The numbers of one run, and of a setting: its seeds are averaged, and nothing else is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
