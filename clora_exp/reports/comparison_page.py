@@ -73,9 +73,9 @@ def _section(found: ComparableSet, looked_up: Mapping[str, Any], drawn: Mapping[
 
 
 def _facts(found: ComparableSet) -> Table:
-    rows = [[Cell(name, is_name=True), Cell(value)] for name, value in found.facts.items()]
+    rows = [[Cell(name), Cell(value)] for name, value in found.facts.items()]
     for key, values in found.budgets().items():
-        rows.append([Cell(f"{key} differs", is_name=True), Cell(", ".join(map(str, values)))])
+        rows.append([Cell(f"{key} differs", is_code=True), Cell(", ".join(map(str, values)))])
     note = "What these runs have in common, hashes shortened; only such runs are averaged or tested against each other."
     return Table("What is compared", ["", ""], rows, [note])
 
@@ -96,7 +96,7 @@ def _remarks(found: ComparableSet) -> list[str]:
 
 
 def _left(comparison: Comparison) -> Table:
-    rows = [[Cell(run.path, is_name=True), Cell(run.status), Cell(run.why)] for run in comparison.left]
+    rows = [[Cell(run.path, is_code=True), Cell(run.status), Cell(run.why)] for run in comparison.left]
     return Table("Left out", ["run", "status", "why"], rows, ["None of these is in any number above."])
 
 
@@ -109,7 +109,7 @@ def _markdown(title: str, sections: list[Section], left: Table) -> str:
         blocks += [_markdown_table(section.facts)]
         for table in section.tables[:1]:
             blocks.append(_markdown_table(table))
-        blocks += [f"![{caption}](figures/{name}.png)\n\n*{caption}* ([SVG](figures/{name}.svg))"
+        blocks += [f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n*{caption}* ([SVG](figures/{name}.svg))"
                    for name, caption in section.figures]  # fmt: skip
         blocks += section.remarks
         blocks += [_markdown_table(table) for table in section.tables[1:]]
@@ -129,7 +129,7 @@ FILES = (
 def _markdown_table(table: Table) -> str:
     lines = [markdown_row(table.heads), "|" + " --- |" * len(table.heads)]
     for row in table.rows:
-        lines.append(markdown_row(f"`{c.text}`" if c.is_name and " " not in c.text else c.text for c in row))
+        lines.append(markdown_row(f"`{c.text}`" if c.is_code else c.text for c in row))
     return "\n\n".join([f"### {table.title}", "\n".join(lines), *table.notes])
 
 

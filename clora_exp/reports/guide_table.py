@@ -30,7 +30,7 @@ def guide_table(found: ComparableSet, looked_up: Mapping[str, Any]) -> Table:
         there = [s for method in methods for s in found.settings if s.method == method]
         rows += [_row(approach, setting, found, looked_up) for setting in there]
         if not there:
-            rows.append([Cell(approach, is_name=True), Cell(methods[0]), *(Cell(NONE) for _ in HEADS[2:])])
+            rows.append([Cell(approach), Cell(methods[0], is_code=True), *(Cell(NONE) for _ in HEADS[2:])])
             missing.append(methods[0])
     return Table("The guide's comparison", HEADS, rows, _notes(found, looked_up, missing))
 
@@ -39,8 +39,8 @@ def _row(approach: str, setting: Setting, found: ComparableSet, looked_up: Mappi
     code = looked_up["code"][setting.method]
     fields = Cell(NONE) if code["fields"] is None else Cell(str(code["fields"]), code["fields"])
     return [
-        Cell(approach, is_name=True),
-        Cell(setting.label),
+        Cell(approach),
+        Cell(setting.label, is_code=True),
         shown("forgetting", setting, False),
         shown("answering_bytes", setting, False),
         shown("kept_bytes", setting, False),

@@ -87,11 +87,12 @@ def numbers(evidence: Evidence, extra: Mapping[str, Metric]) -> dict[str, Metric
     """Return every number of a run by name: metrics, accuracies of each task, costs."""
     run, tasks = evidence.run, evidence.run.matrix.tasks
     found = dict(run.metrics) | dict(extra)
-    missing = "this was not evaluated"
     for j, task in enumerate(tasks):
-        at_the_end, learned = run.matrix.values[-1, j], run.matrix.values[j + 1, j]
-        found[f"{AT_THE_END}: {task}"] = Metric(None, missing) if np.isnan(at_the_end) else Metric(at_the_end)
-        found[f"{RIGHT_AFTER}: {task}"] = Metric(None, missing) if np.isnan(learned) else Metric(learned)
+        when = {AT_THE_END: run.matrix.values[-1, j], RIGHT_AFTER: run.matrix.values[j + 1, j]}
+        lacks = {"joint": RIGHT_AFTER, "single": AT_THE_END}.get(run.protocol)  # the last task's cell is not that
+        for name, value in when.items():
+            is_there = name != lacks and not np.isnan(value)
+            found[f"{name}: {task}"] = Metric(float(value)) if is_there else Metric(None, "this was not evaluated")
     return found | _costs(evidence)
 
 

@@ -11,6 +11,7 @@ from clora_exp.reports.settings import AT_THE_END, COSTS, RIGHT_AFTER, Setting, 
 from clora_exp.reports.words import METRICS, SIGNED, duration, p_value, signed, size
 
 NONE = "–"
+NOT_TOLD, LARGEST_P = "neither", 0.05
 MAIN = ("average_accuracy", "learning_accuracy", "forgetting")
 HEADS = {
     "average_accuracy": "accuracy at the end",
@@ -31,7 +32,7 @@ class Cell:
 
     text: str
     order: float | None = None
-    is_name: bool = False
+    is_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _words(name: str) -> Callable[[float], str]:
 
 
 def _name(setting: Setting) -> Cell:
-    return Cell(setting.label, is_name=True)
+    return Cell(setting.label, is_code=True)
 
 
 def _seeds(setting: Setting) -> Cell:
@@ -140,8 +141,8 @@ def _over_examples(found: ComparableSet, against: str) -> Table:
         each = ", ".join(f"{t.only_first}:{t.only_second} (p {p_value(t.p_value)})" for t in test.tests)
         difference = Cell(signed(test.difference, 3), test.difference)
         p = Cell(p_value(test.corrected), test.corrected)
-        verdict = "" if test.corrected >= 0.05 else "better" if test.difference > 0 else "worse"
-        rows.append([Cell(test.label, is_name=True), difference, p, Cell(verdict), Cell(each)])
+        verdict = "" if test.corrected >= LARGEST_P else "better" if test.difference > 0 else "worse"
+        rows.append([Cell(test.label, is_code=True), difference, p, Cell(verdict), Cell(each)])
     count = len(found.settings[0].first.examples)
     return Table(
         f"Against {against}, over examples",
@@ -173,7 +174,7 @@ def _over_seeds(found: ComparableSet, against: str, name: str) -> Table:
         p = Cell(NONE) if test.test is None else Cell(p_value(test.test.p_value), test.test.p_value)
         corrected = Cell(NONE) if test.test is None else Cell(p_value(test.corrected), test.corrected)
         seeds = Cell(", ".join(map(str, test.seeds)), len(test.seeds))
-        rows.append([Cell(test.label, is_name=True), Cell(text, spread.mean), p, corrected, seeds])
+        rows.append([Cell(test.label, is_code=True), Cell(text, spread.mean), p, corrected, seeds])
     smallest = {test.test.n: test.test.smallest_p for test in tests if test.test}
     limits = ", ".join(f"{p_value(p)} with {n} seeds" for n, p in sorted(smallest.items()))
     note = (
@@ -195,29 +196,31 @@ def _each_task(found: ComparableSet) -> Table:
         cells = [_name(setting)]
         for task in found.tasks:
             learned, end = (shown(f"{when}: {task}", setting, False) for when in (RIGHT_AFTER, AT_THE_END))
-            text = " → ".join(cell.text for cell in (learned, end) if cell.text != NONE) or NONE
+            both = (learned, end) if task != found.tasks[-1] or end.text == NONE else (end,)
+            text = " → ".join(cell.text for cell in both if cell.text != NONE) or NONE
             cells.append(Cell(text, learned.order if end.order is None else end.order))
         rows.append(cells)
-    note = "Accuracy right after learning the task → at the end; of joint and single, references, there is one of them."
+    note = (
+        "Accuracy right after learning the task → at the end, for the last task the same; of joint and single one each."
+    )
     return Table("Each task", heads, rows, [note])
 
 
 def _other_metrics(found: ComparableSet) -> Table:
     names = [name for name in METRICS if name not in MAIN]
-    notes = []
-    for name in names:
-        reasons = list(dict.fromkeys(s.reasons[name] for s in found.settings if name in s.reasons))
-        if reasons:
-            notes.append(f"{name.replace('_', ' ')} is undefined where a dash stands: {'; or '.join(reasons)}.")
     there = [name for name in names if any(name in s.spread for s in found.settings)]
-    notes = [f"{name.replace('_', ' ')}: {METRICS[name]}." for name in there] + notes
+    notes = ["; ".join(f"{name.replace('_', ' ')}: {METRICS[name]}" for name in there) + "."]
+    undefined: dict[str, list[str]] = {}  # reason → the metrics
+    for name in names:
+        for reason in dict.fromkeys(s.reasons[name] for s in found.settings if name in s.reasons):
+            undefined.setdefault(reason, []).append(name.replace("_", " "))
+    notes += [f"Undefined, {reason}: {', '.join(metrics)}." for reason, metrics in undefined.items()]
     return _grid("Other metrics", found, names, notes, True)
 
 
 def _costs(found: ComparableSet) -> Table:
-    notes = [
-        f"{HEADS[name]}: {words}." for name, words in COSTS.items() if any(name in s.spread for s in found.settings)
-    ]
+    there = {name: words for name, words in COSTS.items() if any(name in s.spread for s in found.settings)}
+    notes = ["; ".join(f"{HEADS[name]}: {words}" for name, words in there.items()) + "."]
     where = sorted({_machine(evidence.run.environment) for s in found.settings for evidence in s.runs.values()})
     notes.append(f"Measured in the runs themselves, on {'; '.join(where)}, with whatever else ran there at the time.")
     if any("evaluation_ms" in s.reasons for s in found.settings):
@@ -239,7 +242,7 @@ def _settings(found: ComparableSet) -> list[Table]:
         same = [s for s in found.settings if s.method == method]
         different = differing([flat_config(s.first.run.config) for s in same])
         rows = [
-            [Cell(key, is_name=True), *(Cell("null" if value is None else str(value)) for value in values)]
+            [Cell(key, is_code=True), *(Cell("null" if value is None else str(value)) for value in values)]
             for key, values in different.items()
         ]
         if len(same) > 1:
@@ -256,10 +259,12 @@ def best(found: ComparableSet) -> list[str]:
         lines.append(f"Most accurate at the end: {ranked[0].label}, {first}.")
     if found.reference and found.over_examples:
         own = shown("average_accuracy", found.reference).text
-        lines.append(f"Against {found.reference.label}, {own}, on the same examples:")
-        verdicts = {"better": [], "worse": [], "not told apart": []}  # type: dict[str, list[str]]
+        lines.append(f"Against {found.reference.label}, {own}, on the same examples (McNemar, Holm, p < {LARGEST_P}):")
+        verdicts: dict[str, list[str]] = {"better": [], "worse": [], NOT_TOLD: []}
         for test in found.over_examples:
-            told = "not told apart" if test.corrected >= 0.05 else "better" if test.difference > 0 else "worse"
+            told = NOT_TOLD if test.corrected >= LARGEST_P else "better" if test.difference > 0 else "worse"
             verdicts[told].append(test.label)
-        lines += [f"{told}: {', '.join(names)}" for told, names in verdicts.items() if names]
+        seeds = "on every seed" if max(len(test.seeds) for test in found.over_examples) > 1 else "on this seed"
+        says = {"better": f"better {seeds}", "worse": f"worse {seeds}", NOT_TOLD: f"neither {seeds}"}
+        lines += [f"{says[told]}: {', '.join(names)}." for told, names in verdicts.items() if names]
     return lines
