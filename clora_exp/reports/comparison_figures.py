@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from clora_exp.files import write_atomically
 from clora_exp.reports.comparison import ComparableSet
@@ -37,22 +38,30 @@ CAPTIONS = {
 ON_CELLS = ("#FFFFFE", "#0A0A0A")  # of numbers in cells, which stay as they are where a page turns dark
 
 
-def draw_comparison(found: ComparableSet, folder: Path, prefix: str = "") -> dict[str, str]:
-    """Write every figure that the set has numbers for, as PNG and SVG; return the SVG texts by name."""
-    folder.mkdir(parents=True, exist_ok=True)
+def draw_comparison(found: ComparableSet, folder: Path | None = None, prefix: str = "") -> dict[str, str]:
+    """Draw every figure that the set has numbers for; return the SVG texts by name.
+
+    Where there is a `folder` they are written into it, with a PNG of each.
+    """
     drawn = {}
     with matplotlib.rc_context(STYLE):
         for name, draw in FIGURES.items():
             figure = draw(found)
             if figure is None:
                 continue
-            for suffix in ("png", "svg"):
-                content = io.BytesIO()
-                metadata: dict[str, Any] = {"Date": None} if suffix == "svg" else {"Software": None}
-                figure.savefig(content, format=suffix, metadata=metadata, bbox_inches="tight", pad_inches=0.12, dpi=130)
-                write_atomically(folder / f"{prefix}{name}.{suffix}", content.getvalue())
-            drawn[name] = content.getvalue().decode()
+            box = figure.get_tightbbox().padded(0.12)
+            drawn[name] = _saved(figure, box, "svg", {"Date": None}).decode()
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / f"{prefix}{name}.svg", drawn[name].encode())
+                write_atomically(folder / f"{prefix}{name}.png", _saved(figure, box, "png", {"Software": None}))
     return drawn
+
+
+def _saved(figure: Figure, box: Bbox, suffix: str, metadata: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix, metadata=metadata, bbox_inches=box, dpi=130)
+    return content.getvalue()
 
 
 def accuracy_along(found: ComparableSet) -> Figure | None:

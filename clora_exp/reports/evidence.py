@@ -40,7 +40,8 @@ class Evidence:
     @cached_property
     def examples(self) -> pd.DataFrame:
         """Return the examples that were evaluated, each once: task, example, label."""
-        return self.answers.drop_duplicates(["task", "example"])[["task", "example", "label"]]
+        first = self.answers.groupby("task")["after"].transform("first")
+        return self.answers.loc[self.answers["after"] == first, ["task", "example", "label"]]
 
     @cached_property
     def examples_sha256(self) -> str:
@@ -63,7 +64,7 @@ class Evidence:
         if len(last) < len(self.examples):
             return None
         is_right = last["label"] == last["predicted"]
-        return is_right.set_axis(pd.MultiIndex.from_frame(last[["task", "example"]])).sort_index()
+        return is_right.set_axis(pd.MultiIndex.from_frame(last[["task", "example"]])).sort_index(kind="stable")
 
 
 def read_evidence(path: Path, name: str | None = None) -> Evidence:

@@ -58,8 +58,8 @@ def make(out: Path, evidence: Sequence[Evidence], left: Sequence[Left], against:
     return comparison
 
 
-def written(comparison: Comparison, found: Mapping[str, Any], figures: Path) -> dict[str, str]:
-    """Draw the figures into a folder; return every text file of the report by name, the SVGs among them."""
+def written(comparison: Comparison, found: Mapping[str, Any], figures: Path | None = None) -> dict[str, str]:
+    """Draw the figures, into a folder if there is one; return every text file by name, the SVGs too."""
     drawn, svgs = {}, {}
     for one in comparison.sets:
         prefix = prefix_of(one, len(comparison.sets))

@@ -10,7 +10,6 @@ import difflib
 import html
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,7 @@ def verify(folder: Path) -> tuple[list[str], str]:
     left = [Left(**run) for run in manifest["left"]]
     try:
         comparison = compared(evidence, left, from_other_runs(evidence), manifest["against"])
-        with tempfile.TemporaryDirectory() as scratch:
-            files = written(comparison, manifest["looked_up"], Path(scratch))
+        files = written(comparison, manifest["looked_up"])
     except (CloraError, KeyError) as error:
         return [*problems, f"{folder}: cannot be made again: {error}"], ""
     for name, text in files.items():
