@@ -8,13 +8,12 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
 from clora_exp.errors import RunError
 from clora_exp.reports.comparison import Left
 from clora_exp.reports.evidence import Evidence, read_evidence
-from clora_exp.reports.found import find_runs
+from clora_exp.reports.found import find_runs, with_progress
 from clora_exp.reports.report import make, name_from
 from clora_exp.reports.tables import best
 
@@ -57,7 +56,7 @@ def read_all(folders: list[Path], out: Path) -> tuple[list[Evidence], list[Left]
         RunError: a folder is not there, or has no run.
     """
     evidence, left = [], []
-    for run in track(find_runs(folders), "reading runs", console=Console(stderr=True), transient=True):
+    for run in with_progress(find_runs(folders), "reading runs"):
         name = name_from(out, run.path)
         if run.status != "done":
             left.append(Left(name, run.status, run.message or "it is not finished"))

@@ -19,6 +19,7 @@ from matplotlib.transforms import Bbox
 from clora_exp.files import write_atomically
 from clora_exp.reports.comparison import ComparableSet
 from clora_exp.reports.figures import PALETTE, STYLE
+from clora_exp.reports.found import with_progress
 from clora_exp.reports.scatter import accuracy_bytes, forgetting_learning, looks_of, new_axes, new_figure
 from clora_exp.reports.settings import Setting
 from clora_exp.reports.words import duration, signed
@@ -45,7 +46,7 @@ def draw_comparison(found: ComparableSet, folder: Path | None = None, prefix: st
     """
     drawn = {}
     with matplotlib.rc_context(STYLE):
-        for name, draw in FIGURES.items():
+        for name, draw in with_progress(list(FIGURES.items()), "drawing"):
             figure = draw(found)
             if figure is None:
                 continue
@@ -147,7 +148,8 @@ def matrices(found: ComparableSet) -> Figure | None:
             continue
         mesh = _mesh(axes, setting, found.tasks)
     figure.tight_layout(rect=(0, 0, 0.94, 0.99))
-    bar = figure.colorbar(mesh, cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)))
+    levels = np.linspace(0, 1, 21)  # few enough to be drawn as shapes: a page allows no image in it
+    bar = figure.colorbar(mesh, cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)), boundaries=levels, ticks=levels[::4])
     bar.outline.set_visible(False)
     bar.ax.set_title("accuracy", fontsize=8)
     return figure

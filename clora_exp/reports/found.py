@@ -1,9 +1,13 @@
 """Every run below some folders: the finished ones, and apart from them those that are not, with their status."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
 
 from clora_exp.errors import RunError
 from clora_exp.runs import status_of
@@ -42,6 +46,15 @@ def find_runs(folders: Iterable[Path]) -> list[Found]:
 def _found(path: Path) -> Found:
     lines = (path / "STATUS").read_text(encoding="utf-8", errors="replace").splitlines()
     return Found(path, status_of(path) or "unknown", " ".join(lines[1:2]))
+
+
+Item = TypeVar("Item")
+
+
+def with_progress(items: Sequence[Item], doing: str) -> Iterable[Item]:
+    """Yield the items; on a terminal a bar on standard error says how far it is, and the time left."""
+    console = Console(stderr=True)
+    return track(items, doing, console=console, transient=True, disable=not console.is_terminal)
 
 
 def setting_of(path: Path) -> str:

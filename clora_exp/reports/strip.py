@@ -8,13 +8,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from clora_exp.errors import RunError
 from clora_exp.evaluation.predictions import read_predictions, to_packed_bytes
 from clora_exp.files import csv_text, folder_written_atomically
-from clora_exp.reports.found import find_runs
+from clora_exp.reports.found import find_runs, with_progress
 from clora_exp.reports.words import size
 from clora_exp.runs import read_run
 from clora_exp.sums import keep_sums
@@ -43,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
             f"{options.out} lies in {options.folder}: the copies would be found as runs; choose another place"
         )
     before = after = 0
-    for path in track(done, "copying runs", console=Console(stderr=True), transient=True):
+    for path in with_progress(done, "copying runs"):
         copy = options.out / path.relative_to(options.folder)
         strip(path, copy)
         before, after = before + _bytes(path), after + _bytes(copy)

@@ -13,13 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from clora_exp.errors import CloraError, RunError
 from clora_exp.reports.comparison import Left, compared
 from clora_exp.reports.differences import csv_differences
 from clora_exp.reports.evidence import Evidence, read_evidence
+from clora_exp.reports.found import with_progress
 from clora_exp.reports.inline_svg import texts_of
 from clora_exp.reports.report import FORMAT, MANIFEST, from_other_runs, sha256, sums_sha256, versions, written
 
@@ -85,7 +83,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _evidence(folder: Path, manifest: dict[str, Any]) -> tuple[list[Evidence], list[str]]:
     evidence, problems = [], []
-    for run in track(manifest["runs"], "reading runs", console=Console(stderr=True), transient=True):
+    for run in with_progress(manifest["runs"], "reading runs"):
         path = folder / run["path"]
         try:
             found = read_evidence(path, run["path"])
