@@ -110,6 +110,9 @@ def _panels(curves: dict[str, np.ndarray], looks: dict[str, tuple[str, str]], ta
         _task_axis(axes, tasks, short=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy", fontsize=9)
+    for axes in _lowest(grid, len(curves)):
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("" if len(tasks) <= 3 else "tasks learned", fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.99), h_pad=0.8)
     return figure
 
@@ -129,7 +132,7 @@ def _task_axis(axes: Axes, tasks: Sequence[str], short: bool = False) -> None:
         axes.set_xlabel("" if short else "after learning")
     else:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=5 if short else 10))
-        axes.set_xlabel("tasks learned", fontsize=9 if short else 10)
+        axes.set_xlabel("" if short else "tasks learned")
 
 
 def matrices(found: ComparableSet) -> Figure | None:
@@ -147,12 +150,19 @@ def matrices(found: ComparableSet) -> Figure | None:
             axes.set_visible(False)
             continue
         mesh = _mesh(axes, setting, found.tasks)
+    for axes in _lowest(grid, len(found.settings)):
+        axes.tick_params(labelbottom=True)
     figure.tight_layout(rect=(0, 0, 0.94, 0.99))
     levels = np.linspace(0, 1, 21)  # few enough to be drawn as shapes: a page allows no image in it
     bar = figure.colorbar(mesh, cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)), boundaries=levels, ticks=levels[::4])
     bar.outline.set_visible(False)
     bar.ax.set_title("accuracy", fontsize=8)
     return figure
+
+
+def _lowest(grid: np.ndarray, count: int) -> np.ndarray:
+    """Return the last of the first `count` axes in each column of a grid, which carry the labels of its x-axis."""
+    return grid.flat[max(0, count - grid.shape[1]) : count]
 
 
 def _mesh(axes: Axes, setting: Setting, tasks: Sequence[str]) -> Any:
@@ -196,6 +206,7 @@ def training_time(found: ComparableSet) -> Figure | None:
     """Return bars of the seconds of learning."""
     figure, axes = new_axes(7.0, 0.3 * len(found.settings) + 1.3, "Training time")
     _bars(axes, found.settings, "train_seconds", 1.0, duration)
+    axes.set_xlim(left=0)
     axes.set_xlabel("seconds of learning, all sessions")
     return figure
 
