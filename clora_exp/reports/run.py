@@ -7,6 +7,7 @@ import numpy as np
 from clora_exp.errors import RunError, unknown
 from clora_exp.files import place_of, write_atomically
 from clora_exp.reports.figures import draw_all
+from clora_exp.reports.siblings import metrics_beside
 from clora_exp.reports.words import METRICS, duration, markdown_row, number, sentence, signed, size, threads
 from clora_exp.runs import FILES, StoredRun, read_run
 
@@ -109,9 +110,11 @@ def _cell(run: StoredRun, i: int, j: int) -> str:
 
 def _metrics(run: StoredRun) -> str:
     lines = [markdown_row(["metric", "value", "in words"]), _rule(3)]
-    for name, metric in run.metrics.items():
+    for name, metric in (run.metrics | metrics_beside(run)).items():
         value = "–" if metric.value is None else number(name, metric.value)
-        words = METRICS[name] if metric.value is not None else f"{METRICS[name]}; undefined: {metric.reason}"
+        words = f"{METRICS[name]}; undefined: {metric.reason}" if metric.value is None else METRICS[name]
+        if metric.value is not None and metric.reason:
+            words += f", {metric.reason}"
         lines.append(markdown_row([f"`{name}`", value, words]))
     return "\n".join(lines) + "\n\nThe definitions and their sources are in `clora_exp/evaluation/metrics.py`."
 
