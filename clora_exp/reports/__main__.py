@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             description=__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        folder = {"type": Path, "metavar": "RUN_FOLDER", "help": "a run directory (has config.yaml)"}
-        parser.add_argument("folders", nargs="+", **folder)
+        help_line = "a run directory (has config.yaml)"
+        parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help=help_line)
         for path in parser.parse_args(words).folders:
             print(write_report(path))
     except CloraError as error:
