@@ -151,14 +151,17 @@ class Bootstrap:
         values = [self._values(name, run, is_weighted) for run in (0, 1)]
         if values[0] is None or values[1] is None:
             return None
-        low, high = interval(values[1] - values[0])
-        return None if np.isnan(low) else (float(low), float(high))
+        differences = values[1] - values[0]
+        differences = differences[~np.isnan(differences)]  # e.g. of answers in a task that no resample has
+        low, high = interval(differences) if len(differences) else (None, None)
+        return None if low is None or high is None else (float(low), float(high))
 
     def _values(self, name: str, run: int, is_weighted: bool) -> np.ndarray | None:
         matrices, n = self.matrices[run], self.sizes[run]
         if name in ("task_identification", "within_task_accuracy"):
             of_task, right = self._of_task[run] @ n, matrices[:, -1] @ n
-            return of_task / n.sum() if name == "task_identification" else right / of_task
+            with np.errstate(invalid="ignore"):
+                return of_task / n.sum() if name == "task_identification" else right / of_task
         if name not in DEFINED_BY_MATRIX:
             return None
         function: Callable[[np.ndarray], float] = DEFINED_BY_MATRIX[name][0]

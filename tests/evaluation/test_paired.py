@@ -104,7 +104,7 @@ def test_with_new_classes_incremental_accuracy_is_weighted_and_both_factors_have
     small = TaskAnswers(("1", "2"), ("a", "b"), (None, ("a", "b"), ("a", "c")))
     large = TaskAnswers(("3", "4", "5", "6"), ("c", "d", "c", "d"), (None, None, ("c", "d", "d", "a")))
     better = TaskAnswers(("3", "4", "5", "6"), ("c", "d", "c", "d"), (None, None, ("c", "d", "c", "d")))
-    bootstrap = Bootstrap([{"s": small, "l": large}, {"s": small, "l": better}], [["s", "l"]] * 2, num_resamples=300)
+    bootstrap = Bootstrap([{"s": small, "l": large}, {"s": small, "l": better}], [["s", "l"]] * 2, num_resamples=3000)
     accuracy = bootstrap.matrices[0][:, 2]
     expected = (bootstrap.matrices[0][:, 1, 0] + accuracy @ [2, 4] / 6) / 2
     np.testing.assert_allclose(bootstrap._values("incremental_accuracy", 0, True), expected)
