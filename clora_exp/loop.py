@@ -85,7 +85,10 @@ def learn(
     stop = StopOnSignal()
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
 
-    energy, watching = EnergyMeter(config.energy, device), terminal.watching(config.trainer, [keep, stop, *callbacks])
+    energy, watching = (
+        EnergyMeter(config.trainer.energy, device),
+        terminal.watching(config.trainer, [keep, stop, *callbacks]),
+    )
     with folder.running(), stop, energy, watching as watch:
         splits = [s.split(train, scenario) for s in plan]
         measured_later = [held_out[t] for s in plan for t in s.measured]
@@ -139,7 +142,7 @@ def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None
 def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:
     """Return the tasks and the SHA-256 of the model; what does not fit together is refused before weights are made."""
     check_strategies(config)
-    check_energy(config.energy)
+    check_energy(config.trainer.energy)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
     Scenario(config.scenario, stream)
     make_weights(config.model, terminal.making)
