@@ -68,7 +68,7 @@ def configuration(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to as YAML that can be copied; a section's keys run on in one line."""
     composed = OmegaConf.to_container(compose_raw(overrides), resolve=True)
     return yaml.safe_dump(
-        composed, default_flow_style=None, sort_keys=False, width=WIDTH - 28, allow_unicode=True
+        composed, default_flow_style=None, sort_keys=False, width=WIDTH - 26, allow_unicode=True
     ).rstrip()
 
 

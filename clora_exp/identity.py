@@ -12,6 +12,7 @@ from clora_exp.tasks.stream import TaskStream
 NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
     "seed",
     "results_dir",
+    "dry_run",
     "overwrite",
     "report",
     "reproduce",
@@ -20,6 +21,7 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
 )
 SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
     "scenario": "task_incremental",
+    "method.old_path": "detached",
     "method.composition": "own",
     "method.magnitudes": "fixed",
     "method.head": "linear",
