@@ -19,6 +19,10 @@ from clora_exp.errors import ConfigError, unknown
 from clora_exp.own_configs import broken_files, check_folders
 
 CONF = Path(__file__).parent.parent / "conf"
+LAUNCHERS = (
+    "More are installed by: pip install -e '.[launchers]' -c constraints.txt (joblib, submitit_local, submitit_slurm); "
+    "ray: see docs/sweeps.md"
+)
 SECTIONS = Sections(method=discovery.strategies, tasks=discovery.sources, model=discovery.model_kinds)
 
 
@@ -70,6 +74,13 @@ def check_words(words: Sequence[str]) -> None:
     check_folders(words)
 
 
+def asks_for_sweep(words: Sequence[str]) -> bool:
+    """Tell whether a command line runs a sweep."""
+    options = get_args_parser().parse_args(list(words))
+    asks = (options.cfg, options.info, options.hydra_help, options.shell_completion, options.help)
+    return bool(options.multirun) and not any(asks)
+
+
 def _check_groups(overrides: Sequence[str]) -> None:
     for text in overrides:
         (override,) = OverridesParser.create().parse_overrides([text])
@@ -92,7 +103,7 @@ def _check_group(text: str, override: Override) -> None:
 
 
 def _groups() -> set[str]:
-    return {path.name for path in CONF.iterdir() if path.is_dir()}
+    return {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"}
 
 
 def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -108,7 +119,9 @@ def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if isinstance(error, OverrideParseException):
         return ConfigError(f"cannot read {error.override!r}: write key=value, e.g. method=lora trainer.epochs=3")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.partition("/")
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher":
+            return ConfigError(f"{unknown(group, name, error.options or [])} {LAUNCHERS}")
         return ConfigError(unknown(group, name or group, error.options or []))
     try:  # a key that is not there: let it through, and the dataclasses say what is wrong with it, and with the rest
         options = get_args_parser().parse_args(list(overrides))

@@ -38,7 +38,7 @@ from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.cost import TaskCost
 from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
-from clora_exp.identity import plain_config, run_hash
+from clora_exp.identity import plain_config, run_folder
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
@@ -65,9 +65,7 @@ class RunDirectory:
         """Name the folder; touches no disk."""
         self.config, self.stream, self.model_sha256 = config, stream, model_sha256
         self.scenario = Scenario(config.scenario, stream)
-        digest = run_hash(config, stream, model_sha256)
-        root = Path(config.results_dir).expanduser()
-        self.path = root / config.tasks.name / config.method.name / f"{digest}-s{config.seed}"
+        self.path = run_folder(config, stream, model_sha256)
         self._checkpoint = self.path / "checkpoint" / "state.safetensors"
         self._session = self.path / "checkpoint" / "session.safetensors"
 
