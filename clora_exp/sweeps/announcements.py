@@ -45,7 +45,7 @@ class Announcements:
             print(f"{self._name(job)} failed: {job.label}: {one_line(outcome.error)}", file=sys.stderr, flush=True)
         else:
             line = f"{self._name(job)} {outcome.status} after {duration(outcome.seconds)}: {job.label}"
-            self._print(Text(line).append(self._so_far(), "dim"))
+            self._print(Text(line).append(self._so_far() if outcome.status == "done" else "", "dim"))
 
     def _so_far(self) -> str:
         ended = [o for o in self.outcomes.values() if o.seconds]
@@ -78,7 +78,7 @@ class Announcements:
         wide = Console(highlight=False, markup=False, width=None if self._console.is_terminal else 200)
         wide.print(table)
 
-    def summary(self, again: str, stopped: bool) -> int:
+    def summary(self, again: str, seconds: float, stopped: bool) -> int:
         """Print how the sweep ended and return its status: 0, 2 where users can mend what failed, 1 where not."""
         before = sum(job.is_done for job in self._jobs.values())
         failed = [o for o in sorted(self.outcomes.values(), key=lambda o: o.number) if o.status == "failed"]
@@ -87,8 +87,7 @@ class Announcements:
         counts = [(before, "done before"), (done, "done"), (len(failed), "failed"), (left, "not done")]
         said = ", ".join(f"{count} {what}" for count, what in counts if count)
         num = len(self._jobs)
-        took = duration(time.monotonic() - self._started)
-        self._print(Text(f"\n{num} job{'s' if num > 1 else ''}: {said}, in {took}", style="bold"))
+        self._print(Text(f"\n{num} job{'s' if num > 1 else ''}: {said}, in {duration(seconds)}", style="bold"))
         for outcome in failed:
             job = self._jobs[outcome.number]
             print(f"  {self._name(job)} failed: {one_line(outcome.error)}\n    {job.command}", file=sys.stderr)

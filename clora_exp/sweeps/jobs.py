@@ -5,6 +5,7 @@ A run's folder follows the content of data and weights; both are looked at once 
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,6 @@ class Job:
     @property
     def command(self) -> str:
         """What runs it alone."""
-        import shlex
-
         return shlex.join(["python", "run.py", *self.overrides])
 
 
@@ -89,9 +88,7 @@ class _Facts:
 class Folders:
     """Finds runs' folders; data and weights are read once for all runs that have the same."""
 
-    def __init__(self, terminal: Any) -> None:
-        """`terminal` shows what is prepared or made on the way, see `reports/terminal.py`."""
-        self._terminal = terminal
+    def __init__(self) -> None:
         self._streams: dict[str, _Facts] = {}
         self._models: dict[str, str] = {}
 
@@ -107,7 +104,7 @@ class Folders:
         limit = config.trainer.max_eval_examples
         key = _key(dataclasses.asdict(config.tasks), config.data_seed, config.eval_split, limit)
         if key not in self._streams:
-            stream = load_stream(config.tasks, config.data_seed, self._terminal.preparing)
+            stream = load_stream(config.tasks, config.data_seed, lambda source: _terminal().preparing(source))
             stream = stream.thinned(config.eval_split, limit)
             self._streams[key] = _Facts(stream.names, stream.fingerprints())
         return self._streams[key]
@@ -115,9 +112,16 @@ class Folders:
     def _model(self, config: ExperimentConfig) -> str:
         key = _key(dataclasses.asdict(config.model))
         if key not in self._models:
-            make_weights(config.model, self._terminal.making)
+            make_weights(config.model, lambda what, total: _terminal().making(what, total))
             self._models[key] = discovery.model_kinds.load(config.model.kind).identity(config.model)
         return self._models[key]
+
+
+def _terminal() -> Any:
+    """Return what shows that data are prepared or weights made; it takes seconds to import, and is seldom needed."""
+    from clora_exp.reports.terminal import Terminal
+
+    return Terminal()
 
 
 def _key(*parts: Any) -> str:

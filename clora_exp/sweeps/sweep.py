@@ -9,6 +9,7 @@ import secrets
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,6 @@ from rich.progress import track
 
 from clora_exp.compose import CONF, experiment, in_words
 from clora_exp.errors import ConfigError, Interrupted
-from clora_exp.reports.terminal import Terminal
 from clora_exp.runs import unwritable
 from clora_exp.sweeps.announcements import Announcements, Watcher
 from clora_exp.sweeps.jobs import Folders, Job, expand, find, labels
@@ -48,6 +48,7 @@ def sweep(words: Sequence[str]) -> int:
         RunError: nothing can be written.
         KeyboardInterrupt: stopped by a signal, while there was nothing to be kept.
     """
+    started = time.monotonic()
     with _composition(words) as (master, context), _signals() as signals:
         jobs, is_dry = _plan(master, context, words)
         announcements = Announcements(jobs)
@@ -62,7 +63,7 @@ def sweep(words: Sequence[str]) -> int:
                 _launch(missing, master, context, announcements, folder, signals)
         except KeyboardInterrupt as stop:
             signals.received = stop.args[0] if stop.args else signal.SIGINT
-        status = announcements.summary(_again(words), signals.received is not None)
+        status = announcements.summary(_again(words), time.monotonic() - started, signals.received is not None)
         done = {o.number for o in announcements.outcomes.values() if o.status == "done"}
         tidy(folder, done | {job.number for job in jobs if job.is_done}, len(jobs))
         if signals.received is None:
@@ -114,7 +115,7 @@ def _plan(master: DictConfig, context: HydraContext, words: Sequence[str]) -> tu
     if len(every) > 20 and not errors.is_terminal:
         print(f"looking which of {len(every)} jobs are done", file=sys.stderr, flush=True)
     shown: dict[str, Any] = {"console": errors, "transient": True, "disable": not errors.is_terminal}
-    jobs, is_dry, folders = [], False, Folders(Terminal())
+    jobs, is_dry, folders = [], False, Folders()
     options = get_args_parser().parse_args(list(words))
     of_jobs = list(zip(every, labels(every), strict=True))
     for number, (overrides, label) in enumerate(track(of_jobs, "looking what is done", **shown), 1):
