@@ -241,7 +241,7 @@ class ExperimentConfig:
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
     results_dir: FolderName = "results/runs"  # where runs go
-    dry_run: Flag = False  # true: say what would run, and how long; write nothing
+    dry_run: Flag = False  # true: say what would run, and how long it takes
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
     reproduce: str | None = None  # a finished run, to be run again and compared

@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from clora_exp.adapters.export import write_peft
 from clora_exp.config import ExperimentConfig
@@ -258,9 +259,7 @@ class RunDirectory:
         basis, basis_file = method.adapters.basis() if method.adapters else {}, folder / "basis.safetensors"
         if basis and not basis_file.exists():
             write_state(basis_file, basis)
-        heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
-        tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
-        tensors |= {name: tensor.detach().cpu() for name, tensor in heads.items()}
+        tensors, layers = packed(state)
         weights = save_tensors(tensors)
         manifest = {
             "format": ADAPTER_FORMAT,
@@ -333,6 +332,13 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
+
+
+def packed(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return what `adapter.safetensors` holds of a task's state, and which layers its stacked tensors are of."""
+    heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
+    tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
+    return tensors | {name: tensor.detach().cpu() for name, tensor in heads.items()}, layers
 
 
 def _json(value: Any) -> str:

@@ -49,7 +49,7 @@ def sweep(words: Sequence[str]) -> int:
         KeyboardInterrupt: stopped by a signal, while there was nothing to be kept.
     """
     started = time.monotonic()
-    with _composition(words) as (master, context), _signals() as signals:
+    with composition(words) as (master, context), _signals() as signals:
         jobs, is_dry = _plan(master, context, words)
         announcements = Announcements(jobs)
         if is_dry:
@@ -74,7 +74,7 @@ def sweep(words: Sequence[str]) -> int:
 
 
 @contextmanager
-def _composition(words: Sequence[str]) -> Iterator[tuple[DictConfig, HydraContext]]:
+def composition(words: Sequence[str]) -> Iterator[tuple[DictConfig, HydraContext]]:
     """Compose what is not swept: its launcher, its experiment, its place.
 
     Raises:
