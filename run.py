@@ -17,8 +17,8 @@ from clora_exp.help import answer
 def cli() -> int:
     """Compose, check, run; return the exit status.
 
-    0; 1 where a run is not reproduced, or a job of a sweep ended in a bug; 2 after one clear line about what the user can
-    mend; 128 + the signal's number when stopped by one.
+    0; 1 where a run is not reproduced, or a job of a sweep ended in a bug; 2 after one clear line about what the user
+    can mend; 128 + the signal's number when stopped by one.
     """
     mistakes: list[Exception] = []
     findings: list[str] = []

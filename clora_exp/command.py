@@ -15,7 +15,7 @@ from clora_exp.runs import check_writable, read_run
 
 
 def typed() -> list[str]:
-    """Return the settings of the job that Hydra runs as they were typed, ${…} too, such that they do what is missing."""
+    """Return the settings of the job that Hydra runs as they were typed, ${…} too, but what would start it again."""
     words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return [str(word) for word in words if str(word).lstrip("+").split("=")[0] not in ("overwrite", "dry_run")]
 
@@ -50,13 +50,14 @@ def checked(composed: DictConfig, overrides: list[str]) -> ExperimentConfig:
 
 def _check_swept(overrides: list[str]) -> None:
     """Raises ConfigError where an experiment sweeps what a single run has not said."""
-    swept, keys = HydraConfig.get().sweeper, {word.split("=")[0] for word in overrides}
-    open_keys = [key for of in (swept.params or {}, *swept.grids.values()) for key in of if key not in keys]
-    if open_keys:
+    swept, typed_keys = HydraConfig.get().sweeper, {word.lstrip("+").split("=")[0] for word in overrides}
+    keys_of_grids = [[*swept.params, *grid] for grid in swept.grids.values()] or [list(swept.params)]
+    missing = [[key for key in dict.fromkeys(keys) if key not in typed_keys] for keys in keys_of_grids]
+    if all(missing):
         name = HydraConfig.get().runtime.choices.get("experiment")
         raise ConfigError(
             f"experiment={name} is a sweep: python run.py -m experiment={name}; for one of its runs write "
-            f"{'=… '.join(dict.fromkeys(open_keys))}=… too"
+            f"{'=… '.join(missing[0])}=… too"
         )
 
 

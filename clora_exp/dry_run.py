@@ -167,7 +167,9 @@ class _Clock(lightning.Callback):
         self._tokens: list[float] = []
         self._last = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, i: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, i: int
+    ) -> None:
         """Note how long the batch took, and its tokens; of examples of several tasks in one their mean."""
         now, num = time.perf_counter(), len(batch.rows)
         own = None if self._is_mixed or not isinstance(batch.task, int) else self._splits[batch.task]

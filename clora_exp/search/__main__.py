@@ -2,16 +2,16 @@
 
 python -m clora_exp.search method=clora 'method.learning_rate=tag(log, interval(1e-4, 1e-1))' --trials 20
 python -m clora_exp.search experiment=search_learning_rate method=lora seed=0,1,2 --minutes 60
-python -m clora_exp.search method=lora method.rank=4,8,16 'method.dropout=interval(0.0, 0.3)' tasks=split_digits model=vit_digits
+python -m clora_exp.search method=lora method.rank=4,8,16 'method.dropout=interval(0.0, 0.3)' --trials 10
 
-Keys are those of run.py; what is searched is written as Hydra's sweeps are: a,b,c or choice, range, interval, tag(log, …).
-Several seeds: a trial is their mean. Trials are ordinary runs with eval_split=validation: the test data is not looked at.
+Keys are those of run.py; what is searched is written as Hydra's sweeps are: a,b,c, choice, range, interval, tag.
+Several seeds: a trial is their mean. Trials are ordinary runs with eval_split=validation: test data are not looked at.
 """
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 search.open()
                 if search.trials:
                     console.print(f"{len(search.trials)} trials done before")
-                search.go_on(budget, lambda line: console.print(line, soft_wrap=True))
+                search.go_on(budget, lambda line: console.print(line, soft_wrap=True), stop.check)
                 show(search, console)
     except Interrupted as stopped:
         print(f"\n{stopped}; finished trials are kept, the same command goes on: {again}", file=sys.stderr)
@@ -69,15 +69,19 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m clora_exp.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of run.py; a list or an interval is searched")
-    parser.add_argument("--trials", type=_positive(int), help="how many in all (default 20, where no --minutes are given)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="as of run.py; a list or an interval is searched"
+    )
+    parser.add_argument(
+        "--trials", type=_positive(int), help="how many in all (default 20, where no --minutes are given)"
+    )
     parser.add_argument("--minutes", type=_positive(float), help="no trial begins when those before took so long")
     parser.add_argument("--metric", default="average_accuracy", help="what is to be large (default average_accuracy)")
     parser.add_argument("--seed", type=int, default=0, help="of what is proposed (default 0); seed=… is of the runs")
     return parser.parse_intermixed_args(words)
 
 
-def _positive(kind: type) -> "type":
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
         if value <= 0:
@@ -85,7 +89,7 @@ def _positive(kind: type) -> "type":
         return value
 
     parse.__name__ = kind.__name__
-    return parse  # type: ignore[return-value]
+    return parse
 
 
 def space(typed: list[str]) -> Space:
@@ -95,7 +99,7 @@ def space(typed: list[str]) -> Space:
         ConfigError: what cannot be read or composed.
     """
     with composition(["-m", *typed]) as (master, context):
-        params = OmegaConf.to_container(master.hydra.sweeper.params or {})
+        params = OmegaConf.to_container(master.hydra.sweeper.params)
         if master.hydra.sweeper.grids:
             name = master.hydra.runtime.choices["experiment"]
             raise ConfigError(f"experiment={name} is a sweep of grids, no space to search; see conf/experiment/")
@@ -127,7 +131,7 @@ def show(search: Search, console: Console) -> None:
     console.print(shown)
     took = f"{len(table)} trials, {search.seconds:.0f} s, on validation data; all in {search.folder / 'trials.csv'}"
     console.print(f"\n{took}\nthe best on test data:", soft_wrap=True)
-    fixed = [word for word in search.space.fixed if not word.startswith(("eval_split=", "experiment="))]
+    fixed = [word for word in search.space.fixed if not word.startswith("eval_split=")]
     seeds = ",".join(map(str, search.space.seeds))
     start = ["python", "run.py", *(["-m"] if len(search.space.seeds) > 1 else [])]
     command = shlex.join([*start, *fixed, *search.space.words(best.params), f"seed={seeds}"])

@@ -1,9 +1,9 @@
 """What a search tries, in Hydra's words for sweeps: which keys, from where to where. Everything else is fixed.
 
-    method.rank=4,8,16                                     one of these (choice(4,8,16) is the same)
-    method.rank=range(2,33,2)                              whole numbers, the end not included
-    method.dropout=interval(0.0, 0.3)                      any number between; of whole numbers those
-    method.learning_rate=tag(log, interval(1e-4, 1e-1))    the same, evenly on a logarithmic scale
+method.rank=4,8,16                                     one of these (choice(4,8,16) is the same)
+method.rank=range(2,33,2)                              whole numbers, the end not included
+method.dropout=interval(0.0, 0.3)                      any number between; of whole numbers those
+method.learning_rate=tag(log, interval(1e-4, 1e-1))    the same, evenly on a logarithmic scale
 """
 
 import json
@@ -84,7 +84,8 @@ def _distribution(override: Override) -> BaseDistribution:
     """Raises ValueError where a range is none."""
     value = override.value()
     if isinstance(value, IntervalSweep):
-        assert value.start is not None and value.end is not None
+        assert value.start is not None
+        assert value.end is not None
         is_log, is_whole = "log" in value.tags, isinstance(value.start, int) and isinstance(value.end, int)
         if is_whole:
             return IntDistribution(int(value.start), int(value.end), log=is_log)

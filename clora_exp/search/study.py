@@ -1,8 +1,8 @@
 """A search from its first trial to its last, and on from where it was stopped. Optuna proposes, the loop runs.
 
-`<results_dir>/.searches/<tasks>-<method>-<hash>/` holds `journal.log` (Optuna's, JSON lines) and `trials.csv`. A trial's
-runs are ordinary run directories, on validation data. What a trial proposes follows from those before it and the
-search's seed, so a search that was killed ends as one that was not.
+`<results_dir>/.searches/<tasks>-<method>-<hash>/` holds `journal.log` (Optuna's, JSON lines) and `trials.csv`. A
+trial's runs are ordinary run directories, on validation data. What a trial proposes follows from those before it and
+the search's seed, so a search that was killed ends as one that was not.
 """
 
 import hashlib
@@ -103,13 +103,14 @@ class Search:
         complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: trial.values[0], default=None)
 
-    def go_on(self, budget: Budget, say: Callable[[str], None]) -> None:
-        """Run trials until the budget is spent.
+    def go_on(self, budget: Budget, say: Callable[[str], None], check: Callable[[], None]) -> None:
+        """Run trials until the budget is spent; `check` raises `Interrupted` where a signal has come between two.
 
         Raises:
             Interrupted: by a signal; the same search goes on.
         """
         while budget.is_left(len(self.trials), self.seconds):
+            check()
             number, params = self._next()
             ordinal = len(self.trials) + 1
             of = f"/{budget.trials}" if budget.trials else ""

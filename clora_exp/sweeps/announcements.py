@@ -133,5 +133,3 @@ class Watcher:
 def one_line(text: str) -> str:
     """Return several problems in one line."""
     return "; ".join(text.splitlines())
-
-

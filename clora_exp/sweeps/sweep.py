@@ -88,7 +88,10 @@ def composition(words: Sequence[str]) -> Iterator[tuple[DictConfig, HydraContext
         typed = [*_found(options), f"hydra.sweep.dir='${{results_dir}}/.sweeps/{secrets.token_hex(4)}'"]
         try:
             master = hydra.compose_config(
-                options.config_name or "config", [*typed, *options.overrides], RunMode.MULTIRUN, with_log_configuration=False
+                options.config_name or "config",
+                [*typed, *options.overrides],
+                RunMode.MULTIRUN,
+                with_log_configuration=False,
             )
         except (HydraException, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
             raise in_words(error, words) from error
@@ -108,7 +111,7 @@ def _plan(master: DictConfig, context: HydraContext, words: Sequence[str]) -> tu
     """
     swept, typed = master.hydra.sweeper, list(OmegaConf.to_container(master.hydra.overrides.task, resolve=False))
     try:
-        every = expand(swept.params or {}, swept.grids or {}, typed, context.config_loader)
+        every = expand(swept.params, swept.grids, typed, context.config_loader)
     except (HydraException, ValueError) as error:
         raise in_words(error, words) from error
     errors = Console(stderr=True)

@@ -50,9 +50,11 @@ class Worker:
         if self._announcements is not None:
             yield
             return
-        with log_of(self._folder, number).open("w", encoding="utf-8", buffering=1) as log:
-            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                yield
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(log_of(self._folder, number).open("w", encoding="utf-8", buffering=1))
+            stack.enter_context(contextlib.redirect_stdout(log))
+            stack.enter_context(contextlib.redirect_stderr(log))
+            yield
 
     def _outcome(self, number: int, run: Path | None, composed: DictConfig) -> Outcome:
         started = time.monotonic()
