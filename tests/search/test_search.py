@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from clora_exp.errors import ConfigError
-from clora_exp.search.__main__ import main, space
+from clora_exp.search.command import main, space
 from clora_exp.search.space import Space, space_of
 from clora_exp.search.study import Budget, Search
 
