@@ -58,6 +58,11 @@ class Logs(lightning.Callback):
         if self._followers and time.monotonic() - self._last >= EVERY_S:
             self._tell_steps(pl_module)
 
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Tell the rest of the session's steps, before the tasks are measured."""
+        if self._followers:
+            self._tell_steps(pl_module)
+
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Tell the steps before the exception."""
         if self._followers:
