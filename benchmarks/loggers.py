@@ -3,7 +3,7 @@
 Both train `lora` on the first task of `split_digits` with the small ViT made here, whose steps are the shortest there
 are, so that a logger's share is the largest. Time is the clock's, and beside it the processor time of this process,
 which others on the machine disturb less. A session with a logger ends when all its steps are told; Weights & Biases
-is offline, MLflow in a SQLite file. Run: python benchmarks/loggers.py [--rounds 10] [--loggers wandb,tensorboard,mlflow]
+is offline, MLflow in a SQLite file. Run: python benchmarks/loggers.py [--rounds 10] [--loggers wandb,mlflow]
 """
 
 import argparse

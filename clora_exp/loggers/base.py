@@ -1,7 +1,8 @@
 """What a logger is told of a run, and what it must be able to do. `logs.py` tells it; no logger sees a Trainer.
 
-A logger `x` is `loggers/x.py`: a frozen dataclass `Config`, whose fields are the keys under `x:` in `conf/logger/x.yaml`,
-a function `check()`, and one subclass of `Logger`. Its package is imported when a run starts: composing needs none.
+A logger `x` is `loggers/x.py`: a frozen dataclass `Config`, whose fields are the keys under `x:` in
+`conf/logger/x.yaml`, a function `check()`, and one subclass of `Logger`. Its package is imported when a run starts:
+composing needs none.
 """
 
 import importlib.util

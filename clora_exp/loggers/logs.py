@@ -159,9 +159,9 @@ class Follower:
 
 @contextmanager
 def _done(folder: RunDirectory) -> Iterator[Ending]:
-    """Yield the end of a finished run, with the figures of its page, or such that go with the block; without on trouble.
+    """Yield the end of a finished run, with the figures of its page, or where it has none such that go with the block.
 
-    A run is finished, whatever happens here.
+    A run is finished, whatever happens here: on trouble there are none.
     """
     with ExitStack() as stack:
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clora_exp.loggers.base import Ending, Logger, Point, need
 
 if TYPE_CHECKING:
-    from pytorch_lightning.loggers import MLFlowLogger
+    pass
 
 BATCH = 1000  # metrics, the most that MLflow takes at once
 FILES = ("report.md", "accuracy_matrix.csv", "metrics.json", "metrics.csv", "cost.csv")

@@ -1,4 +1,4 @@
-"""A run as points: its training curves, what was measured after each task and what that cost, and in the end its metrics.
+"""A run as points: its training curves, what was measured after each task, what that cost, and in the end its metrics.
 
 They are made from what the run itself keeps, so a logger can be told later what it missed.
 """

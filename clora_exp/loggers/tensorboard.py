@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from clora_exp.loggers.base import Ending, Logger, Point, need
 
 if TYPE_CHECKING:
-    from pytorch_lightning.loggers import TensorBoardLogger
+    pass
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Weights & Biases: live where there is an account, offline with WANDB_MODE=offline and `wandb sync` later.
 
-Its files are in `results_dir/.wandb/`. A run of ours is one run there, whose id begins as its folder is called and goes on
-with it; six digits more keep runs apart that are the same, made again or made by others in the same project.
+Its files are in `results_dir/.wandb/`. A run of ours is one run there, whose id begins as its folder is called and goes
+on with it; six digits more keep runs apart that are the same, made again or made by others in the same project.
 """
 
 import hashlib
@@ -163,5 +163,3 @@ class WeightsAndBiases(Logger):
 
 def _cell(value: float) -> float | None:
     return value if value == value else None  # not measured
-
-

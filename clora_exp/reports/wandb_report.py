@@ -141,7 +141,9 @@ def build(entity: str, project: str, group: Group) -> "v2.Report":
         x=wr.SummaryMetric("cost/adapter_bytes"),
         y=wr.SummaryMetric("metrics/average_accuracy"),
     )
-    learned = [lines(f"accuracy/{task}", "tasks_learned", f"accuracy on {task}", "tasks learned") for task in group.tasks]
+    learned = [
+        lines(f"accuracy/{task}", "tasks_learned", f"accuracy on {task}", "tasks learned") for task in group.tasks
+    ]
     losses = [key.removeprefix("loss/") for key in group.keys if key.startswith("loss/")]
     blocks = [
         wr.MarkdownBlock(text=_summary(group)),
@@ -187,9 +189,7 @@ def _account(project: str) -> Any:
     """
     for package, name in (("wandb", "wandb"), ("wandb_workspaces", "wandb-workspaces")):
         if importlib.util.find_spec(package) is None:
-            raise RunError(
-                f"reports wandb needs the package {name}; run: pip install -e '.[wandb]' -c constraints.txt"
-            )
+            raise RunError(f"reports wandb needs the package {name}; run: pip install -e '.[wandb]' -c constraints.txt")
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
