@@ -14,12 +14,6 @@ GROUPS = {"method": MethodConfig, "tasks": TasksConfig, "model": ModelConfig, "t
           "logger": LoggerConfig}  # fmt: skip
 FILES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 HIDDEN = {"strategies", "sources", "loggers", "kind", "settings"}  # not keys: parts that stand under their own names
-    "strategies",
-    "sources",
-    "loggers",
-    "kind",
-    "settings",
-}  # not keys: the parts that stand under their own names
 
 
 def _parts(group: str) -> discovery.Parts | None:

@@ -50,7 +50,7 @@ def check() -> None:
 
 
 def group_of(run: Started) -> str:
-    """Return what a run shares with those it can be compared with: tasks, their data and order, model, what is measured.
+    """Return what a run shares with those it can be compared with: tasks in order, their data, model, what is measured.
 
     A sweep over methods and seeds is one group, a run's method its job type.
     """

@@ -1,8 +1,8 @@
 """The comparison as a report of Weights & Biases: python -m clora_exp.reports wandb ENTITY/PROJECT [--group GROUP]
 
 It shows the finished runs of one group, as `logger=wandb` logs them: metrics and costs by method, mean and standard
-deviation over seeds, accuracies along the sequence, losses, matrices, settings that differ. The report is an object until
-it is saved, so what it holds needs no network.
+deviation over seeds, accuracies along the sequence, losses, matrices, settings that differ. The report is an object
+until it is saved, so what it holds needs no network.
 """
 
 import argparse
