@@ -133,8 +133,8 @@ def test_without_an_account_one_line_says_what_it_would_need(
     assert out == ""
     assert err.strip() == (
         "error: reports wandb team/project: a report is built in a workspace, which needs WANDB_MODE=online, an API "
-        "key (wandb login, or WANDB_API_KEY), a network, and runs there (logger=wandb, or wandb sync); without an account "
-        "python -m clora_exp.reports makes every run's page here"
+        "key (wandb login, or WANDB_API_KEY), a network, and runs there (logger=wandb, or wandb sync); without an "
+        "account python -m clora_exp.reports makes every run's page here"
     )
 
 
