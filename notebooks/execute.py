@@ -4,6 +4,8 @@ Each runs in a folder that holds a copy of results/ and nothing else, on one thr
 its own cells, and no path of this machine is in it. Times and the machine's names are left out of what is kept.
 """
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 HERE = Path(__file__).parent.resolve()
 ROOT = HERE.parent
@@ -48,18 +51,21 @@ def executed(path: Path, root: Path, more: str = "") -> NotebookNode:
     client = NotebookClient(
         notebook,
         timeout=1800,
+        startup_timeout=600,
+        extra_arguments=["--IPKernelApp.log_level=40"],
         kernel_name="python3",
         coalesce_streams=True,
         record_timing=False,
         resources={"metadata": {"path": str(root)}},
     )
     found = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    client.execute(env={**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    alone = {"PYTHONPATH": found, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    client.execute(env=os.environ | alone)
     return notebook
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
-    """Take out what differs from one machine or run to the next: versions, object addresses."""
+    """Take out what differs from one machine to the next, versions and object addresses; make figures small."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
@@ -67,7 +73,16 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
             output.get("metadata", {}).clear()
             if "image/png" in output.get("data", {}):
                 output["data"]["text/plain"] = re.sub(r" at 0x\w+", "", output["data"]["text/plain"])
+                output["data"]["image/png"] = with_few_colours(output["data"]["image/png"])
     return notebook
+
+
+def with_few_colours(png: str) -> str:
+    """Return a PNG in base64 with 256 colours at most: a third of the bytes, and a chart needs no more."""
+    content = io.BytesIO()
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    return base64.b64encode(content.getvalue()).decode() + "\n"
 
 
 def main() -> None:
