@@ -26,6 +26,7 @@ from clora_exp.evaluation.cost import CostMeter
 from clora_exp.evaluation.written import Predicted
 from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
+from clora_exp.loggers.logs import Logs
 from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
 from clora_exp.models.weights import make_weights
@@ -53,16 +54,21 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: S
     if folder.status == "done" and not config.overwrite and not folder.was_killed:
         return conclude(folder, terminal)
     device = device_of(config.trainer)
-    with folder.held(command):
+    with folder.held(command), Logs(folder, terminal) as logs:
         if folder.status != "done" or config.overwrite:  # another process may have ended it just now
-            learn(folder, device, command, terminal, callbacks)
+            learn(folder, device, command, terminal, logs, callbacks)
         else:
             folder.tidy()
         return conclude(folder, terminal)
 
 
 def learn(
-    folder: RunDirectory, device: torch.device, command: str, terminal: Terminal, callbacks: Sequence[Callback]
+    folder: RunDirectory,
+    device: torch.device,
+    command: str,
+    terminal: Terminal,
+    logs: Logs,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Do what is left of a run, in its folder."""
     config, stream = folder.config, folder.stream
@@ -80,11 +86,12 @@ def learn(
     plan = [s for s in sessions(config.method.protocol, scenario) if s.t >= progress.num_tasks_done]
     first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)]
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
+    logs.begin(progress, is_new=state is None)
 
     stop = StopOnSignal()
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
 
-    with folder.running(), stop, terminal.watching(config.trainer, [keep, stop, *callbacks]) as watch:
+    with folder.running(), stop, terminal.watching(config.trainer, [keep, stop, logs, *callbacks]) as watch:
         splits = [s.split(train, scenario) for s in plan]
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
@@ -95,6 +102,7 @@ def learn(
             progress.add_row("init", 0, *evaluate(method, held_out, first, config, progress, watch))
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
+            logs.follow(progress)
 
         for (t, learned, measured), split in zip(plan, splits, strict=True):
             task, what = stream.tasks[t], stream.names[t] if learned == [t] else "all tasks"
@@ -115,6 +123,7 @@ def learn(
             sizes = [folder.save_adapter(j, method) for j in learned]
             progress.costs.append(cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds))
             folder.save_progress(progress, method.state_dict())
+            logs.follow(progress)
             stop.check_together()
 
         folder.save_samples(method.samples(held_out))

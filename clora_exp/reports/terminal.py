@@ -141,6 +141,14 @@ class Terminal:
         self._map(run)
         self._next(run)
 
+    def followed(self, logger: str, where: str) -> None:
+        """Say where a logger shows the run."""
+        self._line("log", f"{logger}: {where}")
+
+    def unfollowed(self, logger: str, why: str) -> None:
+        """Say that a logger is in trouble, which ends nothing else."""
+        self._line("log", f"{logger} stops: {why}; the run goes on, its own tables have everything")
+
     def unreported(self, folder: RunDirectory) -> None:
         """Say that a finished run lies where its page cannot be written."""
         self._line("report", f"not written: {folder.path} is read-only")
