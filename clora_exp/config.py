@@ -249,6 +249,7 @@ class ExperimentConfig:
     results_dir: FolderName = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
+    energy: Flag = False  # true: count what learning takes, in joules; needs the extra energy (codecarbon)
     reproduce: str | None = None  # a finished run, to be run again and compared
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
     "results_dir",
     "overwrite",
     "report",
+    "energy",
     "reproduce",
     "logger",
     "trainer.num_workers",

@@ -23,6 +23,7 @@ from clora_exp.checkpoints import SessionCheckpoints, num_steps_of, seconds_of
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
+from clora_exp.evaluation.energy import EnergyMeter, check_energy
 from clora_exp.evaluation.written import Predicted
 from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
@@ -90,8 +91,9 @@ def learn(
 
     stop = StopOnSignal()
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
+    watching = terminal.watching(config.trainer, [keep, stop, logs, *callbacks])
 
-    with folder.running(), stop, terminal.watching(config.trainer, [keep, stop, logs, *callbacks]) as watch:
+    with folder.running(), stop, EnergyMeter(config.energy, device) as energy, watching as watch:
         splits = [s.split(train, scenario) for s in plan]
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
@@ -110,7 +112,7 @@ def learn(
             if start is not None:
                 method.load_state_dict(copy.deepcopy(start))
             log.info("learning %s", what)
-            cost = CostMeter(device, seconds_of(begun))
+            cost = CostMeter(device, seconds_of(begun), energy)
             method.before_task(t, task)
             steps = fit(method, split, what, config.trainer, seed, watch.learning(what, split), begun)
             begun = None
@@ -146,6 +148,7 @@ def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None
 def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:
     """Return the tasks and the SHA-256 of the model; what does not fit together is refused before weights are made."""
     check_strategies(config)
+    check_energy(config.energy)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
     Scenario(config.scenario, stream)
     make_weights(config.model, terminal.making)

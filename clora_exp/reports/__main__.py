@@ -1,6 +1,8 @@
 """Make the figures and the page of runs again, of unfinished ones too: python -m clora_exp.reports RUN_FOLDER …
 
-`python -m clora_exp.reports wandb ENTITY/PROJECT` builds the comparison as a report of Weights & Biases.
+python -m clora_exp.reports diff RUN_A RUN_B
+python -m clora_exp.reports ledger RUN
+python -m clora_exp.reports wandb ENTITY/PROJECT
 """
 
 import argparse
@@ -11,33 +13,36 @@ from pathlib import Path
 from clora_exp.errors import CloraError
 from clora_exp.reports.run import write_report
 
+COMMANDS = {  # name → its module here, with add_arguments(parser) and main(options), and its line of help
+    "diff": ("diff", "two runs: settings, metrics with paired intervals, matrices, the examples newly wrong and right"),
+    "ledger": ("ledger", "every published definition of transfer and forgetting side by side, for a run"),
+    "wandb": ("wandb_report", "the comparison as a report of a Weights & Biases workspace"),
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["wandb"]:
-        return _command("wandb", "wandb_report", words[1:])
-    parser = argparse.ArgumentParser(prog="python -m clora_exp.reports", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="a run directory (has config.yaml)")
     try:
-        for folder in parser.parse_args(words).folders:
-            print(write_report(folder))
+        if words and words[0] in COMMANDS:
+            name = words[0]
+            module = importlib.import_module(f"clora_exp.reports.{COMMANDS[name][0]}")
+            parser = argparse.ArgumentParser(prog=f"python -m clora_exp.reports {name}", description=module.__doc__)
+            module.add_arguments(parser)
+            return int(module.main(parser.parse_args(words[1:])))
+        parser = argparse.ArgumentParser(
+            prog="python -m clora_exp.reports",
+            description=__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        help_line = "a run directory (has config.yaml)"
+        parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help=help_line)
+        for path in parser.parse_args(words).folders:
+            print(write_report(path))
     except CloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _command(name: str, module_name: str, words: list[str]) -> int:
-    """Run a command that is a module here, with `add_arguments(parser)` and `main(options)`."""
-    module = importlib.import_module(f"clora_exp.reports.{module_name}")
-    parser = argparse.ArgumentParser(prog=f"python -m clora_exp.reports {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    try:
-        return int(module.main(parser.parse_args(words)))
-    except CloraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":
