@@ -6,7 +6,6 @@ runs, never into them: a run's folder is checked by its sums, compared byte by b
 """
 
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,8 +23,6 @@ from clora_exp.progress import Progress
 from clora_exp.reports.figures import draw_all
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
-
-log = logging.getLogger("clora_exp")
 
 EVERY_S = 5.0  # between two tellings of the steps of a session
 
@@ -153,7 +150,6 @@ class Follower:
             if not self._is_broken:
                 self._is_broken = True
                 why = (str(error).splitlines() or [""])[0] or type(error).__name__
-                log.warning("logger %s: %s", self.name, why)
                 self._terminal.unfollowed(self.name, why)
 
 
