@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clora_exp.config import STRICT
 from clora_exp.loggers.base import Ending, Logger, Point, need
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ FILES = ("report.md", "accuracy_matrix.csv", "metrics.json", "metrics.csv", "cos
 class Config:
     """Which experiment of which store."""
 
+    __pydantic_config__ = STRICT
     experiment: str | None = None  # null: the stream's name
     tracking_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or a file below results_dir
 

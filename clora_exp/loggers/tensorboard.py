@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clora_exp.config import STRICT
 from clora_exp.loggers.base import Ending, Logger, Point, need
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     """It has no settings."""
+
+    __pydantic_config__ = STRICT
 
 
 def check() -> None:

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from clora_exp.config import Flag
+from clora_exp.config import STRICT, Flag
 from clora_exp.errors import RunError
 from clora_exp.loggers.base import TASKS_LEARNED, Ending, Logger, Point, Started, need
 
@@ -24,6 +24,7 @@ OFFLINE = ("offline", "dryrun")
 class Config:
     """Where runs go, and what of them."""
 
+    __pydantic_config__ = STRICT
     project: str = "clora-exp"
     entity: str | None = None  # a user or a team; null: your own default
     group: str | None = None  # null: the runs that can be compared, see `group_of`

@@ -137,7 +137,7 @@ def test_a_run_that_is_not_done_is_refused(stored, capsys) -> None:
 
 
 def test_tasks_in_another_order_have_no_difference_matrix_but_metrics(tiny, stored, capsys) -> None:
-    turned = run(tiny("method=lora", "tasks.order=[third,first,second]", "trainer.epochs=1"), "", quiet()).read()
+    turned = run(tiny("method=lora", "+tasks.order=[third,first,second]", "trainer.epochs=1"), "", quiet()).read()
     found = compare(stored, turned, 200)
     assert found.matrix is None
     assert found.metrics["average_accuracy"].low is not None
