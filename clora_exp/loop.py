@@ -123,7 +123,9 @@ def learn(
             log.info("learned %s, accuracies %s", what, progress.matrix.values[t + 1].round(4).tolist())
             terminal.row(progress.matrix, t + 1)
             sizes = [folder.save_adapter(j, method) for j in learned]
-            progress.costs.append(cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds))
+            progress.costs.append(
+                cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds, progress.num_measured)
+            )
             folder.save_progress(progress, method.state_dict())
             logs.follow(progress)
             stop.check_together()
@@ -202,7 +204,7 @@ def evaluate(
 
     A task whose deciding parameters have not changed since its last evaluation keeps its answers.
     """
-    started = time.perf_counter()
+    started, progress.num_measured = time.perf_counter(), 0
     answers: dict[int, Predicted] = {}
     for t in tasks:
         fingerprint = method.fingerprint(t)
@@ -212,4 +214,5 @@ def evaluate(
         else:
             answers[t] = predict(method, splits[t], config.trainer, watch.measuring(method.task_names[t], splits[t]))
             progress.answered_by[t] = fingerprint
+            progress.num_measured += len(splits[t])
     return answers, time.perf_counter() - started

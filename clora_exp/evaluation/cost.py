@@ -34,6 +34,7 @@ class TaskCost:
     kept_bytes: int = 0
     energy_joules: float | None = None
     energy_source: str = OFF  # or measured, estimated, "unknown: …"
+    evaluated_examples: int = 0  # in evaluation_seconds: answers that cannot have changed are carried over
 
 
 class CostMeter:
@@ -58,7 +59,13 @@ class CostMeter:
             self._energy = Energy(None, "unknown: the session was interrupted") if goes_on else counted
 
     def of(
-        self, task: str, adapter_bytes: int, answering_bytes: int, kept_bytes: int, evaluation_seconds: float
+        self,
+        task: str,
+        adapter_bytes: int,
+        answering_bytes: int,
+        kept_bytes: int,
+        evaluation_seconds: float,
+        evaluated_examples: int,
     ) -> TaskCost:
         """Return the session's cost."""
         return TaskCost(
@@ -72,6 +79,7 @@ class CostMeter:
             kept_bytes,
             self._energy.joules,
             self._energy.source,
+            evaluated_examples,
         )
 
 
