@@ -98,10 +98,9 @@ def _panels(curves: dict[str, np.ndarray], looks: dict[str, tuple[str, str]], ta
     figure = new_figure(10.0, 1.75 * rows + 0.9)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     figure.suptitle("Accuracy over the tasks seen; grey: the others", x=0.01, ha="left", weight="bold", size=11)
-    for axes, (label, values) in itertools.zip_longest(grid.flat, curves.items(), fillvalue=(None, None)):
-        if label is None:
-            axes.set_visible(False)
-            continue
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (label, values) in zip(grid.flat, curves.items(), strict=False):
         for other in curves.values():
             axes.plot(range(1, other.shape[1] + 1), other.mean(axis=0), color="#DDDDDD", lw=0.8, zorder=1)
         _curve(axes, values, *looks[label])
@@ -144,17 +143,16 @@ def matrices(found: ComparableSet) -> Figure | None:
     figure = new_figure(side * columns + 1.2, side * rows + 0.6)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     figure.suptitle("Mean accuracy matrices", x=0.01, ha="left", weight="bold", size=11)
-    mesh = None
-    for axes, setting in itertools.zip_longest(grid.flat, found.settings):
-        if setting is None:
-            axes.set_visible(False)
-            continue
-        mesh = _mesh(axes, setting, found.tasks)
+    for axes in grid.flat[len(found.settings) :]:
+        axes.set_visible(False)
+    meshes = [_mesh(axes, setting, found.tasks) for axes, setting in zip(grid.flat, found.settings, strict=False)]
     for axes in _lowest(grid, len(found.settings)):
         axes.tick_params(labelbottom=True)
     figure.tight_layout(rect=(0, 0, 0.94, 0.99))
     levels = np.linspace(0, 1, 21)  # few enough to be drawn as shapes: a page allows no image in it
-    bar = figure.colorbar(mesh, cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)), boundaries=levels, ticks=levels[::4])
+    bar = figure.colorbar(
+        meshes[0], cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)), boundaries=levels, ticks=levels[::4]
+    )
     bar.outline.set_visible(False)
     bar.ax.set_title("accuracy", fontsize=8)
     return figure

@@ -118,7 +118,10 @@ def _metrics(
     scenario, last = run.config.get("scenario", "task_incremental"), matrix.rows[-1]
     at_the_end = [found for (after, _), found in scores.items() if after == last]
     written = {name: float(np.mean([found[name] for found in at_the_end])) for name in (SCORES if at_the_end else ())}
-    written |= {name: run.metrics[name].value for name in FROM_FILES if name in written}
+    for name in FROM_FILES:
+        stored = run.metrics[name].value if name in run.metrics else None
+        if name in written:
+            written[name] = float("nan") if stored is None else float(stored)
     identified = _identified(run, answers) if scenario == "class_incremental" else None
     metrics = metrics_of_run(
         matrix,
