@@ -2,7 +2,7 @@
 
 method.rank=4,8,16                                     one of these (choice(4,8,16) is the same)
 method.rank=range(2,33,2)                              whole numbers, the end not included
-method.dropout=interval(0.0, 0.3)                      any number between; of whole numbers those
+method.dropout=interval(0.0, 0.3)                      any number between; int(interval(1, 9)): whole ones
 method.learning_rate=tag(log, interval(1e-4, 1e-1))    the same, evenly on a logarithmic scale
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -76,7 +77,7 @@ def _seeds(override: Override) -> list[int]:
     try:
         is_list = override.is_sweep_override()
         return [int(seed) for seed in (override.sweep_string_iterator() if is_list else [str(override.value())])]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, HydraException) as error:
         raise ConfigError(f"{override.input_line}: a trial is the mean over seeds; write seed=0,1,2") from error
 
 

@@ -38,8 +38,10 @@ class Job:
 
     @property
     def command(self) -> str:
-        """What runs it alone."""
-        return shlex.join(["python", "run.py", *self.overrides])
+        """What runs it alone, and does what is missing."""
+        return shlex.join(
+            ["python", "run.py", *(o for o in self.overrides if not o.lstrip("+").startswith("overwrite="))]
+        )
 
 
 def expand(

@@ -62,6 +62,6 @@ def tidy(folder: Path, done: Collection[int], num_jobs: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for path in [*folder.glob("*.json"), *(log_of(folder, number) for number in done)]:
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # what holds something stays
-        for place in (folder, folder.parent, folder.parent.parent):
+    for place in (folder, folder.parent, folder.parent.parent):
+        with suppress(OSError):  # what holds something stays
             place.rmdir()

@@ -129,14 +129,13 @@ def _plan(master: DictConfig, context: HydraContext, words: Sequence[str]) -> tu
         except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
             where = ["--config-dir", options.config_dir] if options.config_dir else []
             raise in_words(error, [*where, *overrides]) from error
-        kept = [word for word in overrides if word.lstrip("+").split("=")[0] not in ("overwrite", "dry_run")]
         try:
             config = experiment(composed)
         except ConfigError as mistake:
-            jobs.append(Job(number, kept, label, problem=str(mistake)))
+            jobs.append(Job(number, overrides, label, problem=str(mistake)))
             continue
         is_dry = is_dry or config.dry_run
-        jobs.append(find(number, kept, label, config, folders))
+        jobs.append(find(number, overrides, label, config, folders))
     return jobs, is_dry
 
 

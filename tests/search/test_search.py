@@ -26,8 +26,8 @@ def read(*overrides: str) -> Space:
     [
         ("k=interval(0.0, 0.5)", FloatDistribution(0.0, 0.5)),
         ("k=tag(log, interval(1e-4, 1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
-        ("k=interval(1, 9)", IntDistribution(1, 9)),
-        ("k=tag(log, interval(2, 32))", IntDistribution(2, 32, log=True)),
+        ("k=int(interval(1, 9))", IntDistribution(1, 9)),
+        ("k=tag(log, int(interval(2, 32)))", IntDistribution(2, 32, log=True)),
         ("k=range(2, 9, 3)", IntDistribution(2, 8, step=3)),
         ("k=4,8", CategoricalDistribution(["4", "8"])),
         ("k=choice(sgd, adamw)", CategoricalDistribution(["sgd", "adamw"])),
