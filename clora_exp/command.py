@@ -17,6 +17,7 @@ from clora_exp.runs import check_writable, read_run
 def typed() -> list[str]:
     """Return the settings of the job that Hydra runs as they were typed, ${…} too, but what would start it again."""
     words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(words, list)
     return [str(word) for word in words if str(word).lstrip("+").split("=")[0] not in ("overwrite", "dry_run")]
 
 

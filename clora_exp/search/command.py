@@ -105,7 +105,7 @@ def space(typed: list[str]) -> Space:
             raise ConfigError(f"experiment={name} is a sweep of grids, no space to search; see conf/experiment/")
         assert isinstance(params, dict)
         try:
-            words = [*(f"{key}={value}" for key, value in params.items()), *typed]
+            words = [*(f"{key!s}={value}" for key, value in params.items()), *typed]
             return space_of(OverridesParser.create(config_loader=context.config_loader).parse_overrides(words))
         except HydraException as error:
             raise in_words(error, typed) from error

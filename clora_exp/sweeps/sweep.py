@@ -109,7 +109,8 @@ def _plan(master: DictConfig, context: HydraContext, words: Sequence[str]) -> tu
     Raises:
         ConfigError: a job does not compose.
     """
-    swept, typed = master.hydra.sweeper, list(OmegaConf.to_container(master.hydra.overrides.task, resolve=False))
+    swept, typed = master.hydra.sweeper, OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    assert isinstance(typed, list)
     try:
         every = expand(swept.params, swept.grids, typed, context.config_loader)
     except (HydraException, ValueError) as error:
