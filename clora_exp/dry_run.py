@@ -146,7 +146,10 @@ class Rehearsal:
         found = [
             ("steps", f"{sum(num_steps_of(split, self.trainer) for split in self.splits):,}"),
             ("time", f"about {duration(learning_s + measuring_s)}: {times}"),
-            ("memory", f"{size(speed.peak_bytes)} at the peak of {STEPS} steps and two measured batches"),
+            (
+                "memory",
+                f"{size(speed.peak_bytes)} at the peak of {STEPS} steps and two measured batches; longer texts need more",
+            ),
         ]
         for name in self.method.config.strategies:
             strategy = strategy_class(name)
