@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -108,6 +109,7 @@ def _groups() -> set[str]:
 
 def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Return Hydra's error as one of ours: what was asked, what is possible, what is near; others are raised again."""
+    GlobalHydra.instance().clear()  # what follows composes anew, also inside a composition that goes no further
     if broken := broken_files(overrides, _groups()):
         return ConfigError("\n".join(broken))
     if isinstance(error, RecursionError):

@@ -148,7 +148,7 @@ class Rehearsal:
             ("time", f"about {duration(learning_s + measuring_s)}: {times}"),
             (
                 "memory",
-                f"{size(speed.peak_bytes)} at the peak of {STEPS} steps and two measured batches; longer texts need more",
+                f"{size(speed.peak_bytes)} at the peak of {STEPS} steps and two batches; longer texts need more",
             ),
         ]
         for name in self.method.config.strategies:
