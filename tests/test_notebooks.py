@@ -114,8 +114,8 @@ def test_inside_clora_measures_what_the_methods_are(root: Path) -> None:
 
 @pytest.mark.slow
 def test_a_method_of_ones_own_is_verified_and_compared(root: Path) -> None:
-    notebook, (status, num_runs, names) = run("04_your_own_method", root, "[status, len(runs), list(result.index)]")
-    assert (status, num_runs, names) == (0, 6, ["lora", "tether", "replay"])
+    notebook, (is_kept, num_runs, names) = run("04_your_own_method", root, "[is_kept, len(runs), list(METHODS)]")
+    assert (is_kept, num_runs, names) == (True, 6, ["lora", "tether", "replay"])
     text = text_of(notebook)
     assert "2 methods: every promise is kept" in text
     assert "at strength 0 it is its bare setting" in text

@@ -1,9 +1,9 @@
 """What adapters have learned, measured on their weights: where the updates lie, how large they are, what they share.
 
 Every update is a pair of thin factors, D = B A, and no (out, in) matrix is built: norms and inner products go through
-r×r Gram matrices, singular values through two thin QR decompositions. `reports/inside.py` reads the pairs from a run's
-folder, `reports/inside_figures.py` draws them. Weights say where a task has been written, not whether the answers need
-it there: for that `reports/inside.py` takes updates away and measures again.
+r×r Gram matrices, singular values through two thin QR decompositions. `reports/inside_run.py` reads the pairs from a
+run's folder, `reports/inside_figures.py` draws them. Weights say where a task has been written, not whether the answers
+need it there: for that `inside_run.needed` takes updates away and measures again.
 
 Shapes: A (r, in), B (out, r), in double precision; k directions.
 """
