@@ -57,7 +57,8 @@ def test_what_is_committed_is_run_clean_and_small(path: Path) -> None:
     assert not re.search(r"%pip|%conda|!pip", raw)
     assert len(images(notebook)) >= 1
     assert all(len(png) <= 60_000 for png in images(notebook))
-    assert all(len(cell.source.splitlines()) <= 16 or cell.source.startswith("%") for cell in code), "few lines a cell"
+    long = [cell.source for cell in code if len(cell.source.splitlines()) > 22]
+    assert all(source.startswith(("import ", "%%writefile ")) for source in long), "few lines a cell"
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +91,25 @@ def test_the_first_run_shows_its_matrix_and_metrics_that_agree(root: Path) -> No
 
 @pytest.mark.slow
 def test_methods_are_compared_live_and_from_stored_results(root: Path) -> None:
-    found = (
-        "[live.groupby('method')['forgetting'].max().to_dict(), len(runs), len(differences), every_seed.sum().sum()]"
-    )
+    numbers = "len(runs), len(differences), int(every_seed.sum().sum())"
+    found = f"[live.groupby('method')['forgetting'].max().to_dict(), {numbers}]"
     notebook, (forgetting, num_runs, num_pairs, num_better) = run("02_compare_methods", root, found)
     assert forgetting["clora_gated"] == 0 < forgetting["lora"]
     assert (num_runs, num_pairs) == (6, 4)
-    assert f"better than frozen on every seed, p < 0.05 each: {num_better} of 24 pairs" in text_of(notebook)
-    assert "14 of 24 pairs" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert num_better == 14
+    readme = re.search(r"learning, (\d+ of \d+ pairs)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert readme, "the README says how many pairs are better than frozen"
+    assert f"better than frozen on every seed, p < 0.05 each: {readme[1]}" in text_of(notebook)
+    assert readme[1].startswith(f"{num_better} of")
 
 
 @pytest.mark.slow
 def test_inside_clora_measures_what_the_methods_are(root: Path) -> None:
-    found = "[lengths.to_dict(), summary.to_dict(), table['update'].tolist(), untouched]"
+    found = "[lengths.to_dict(), summary.to_dict(), moved.tolist(), untouched]"
     _, (lengths, summary, routing, untouched) = run("03_inside_clora", root, found)
     assert lengths["clora"]["2-3"] < lengths["lora"]["2-3"]
     assert summary["reads"]["clora_gated"] < summary["reads"]["clora"] <= 1
-    assert summary["random"]["clora_gated"] == pytest.approx(4 * (11 / 128 + 1 / 256) / 12)  # fc2 reads 256
-    assert min(routing) > 0
+    assert summary["random"]["clora_gated"] == pytest.approx((10 * 4 / 128 + 2 * 4 / 256) / 12)  # fc2 reads 256
+    assert routing[0] > max(routing[1:]) > min(routing[1:]) > 0
     assert untouched == ["pooler.dense"]
 
 

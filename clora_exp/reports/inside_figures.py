@@ -6,7 +6,7 @@ Each returns a matplotlib Figure; in a notebook it is the value of a cell.
 import itertools
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Literal, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -68,7 +68,7 @@ def gates(table: pd.DataFrame, value: str = "factor") -> Figure:
     axes.set_title(f"{words[0].upper()}{words[1:]}, by layer", pad=12)
     for i, task in enumerate(dict.fromkeys(table["task"])):
         line = table[table["task"] == task].set_index("layer")[value].reindex(layers)
-        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
         axes.plot(range(len(layers)), line, ms=5, lw=1, label=task, **look)
     places = table.drop_duplicates("layer")
     names = [f"{b} {k}" if b != k else k for b, k in zip(places["block"], places["kind"], strict=True)]
@@ -146,7 +146,7 @@ def update_against_drop(tables: Mapping[str, pd.DataFrame], x: str, title: str) 
     """
     figure, (axes,) = _panels(1, 6.6, 3.6)
     for i, (name, table) in enumerate(tables.items()):
-        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
         axes.scatter(table[x], 100 * table["drop"], s=42, alpha=0.85, label=name, **look)
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xscale("log")
