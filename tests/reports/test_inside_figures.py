@@ -37,6 +37,6 @@ def test_figures_show_the_numbers_they_are_given(tiny) -> None:
     (points,) = draw.update_against_drop({"clora": drops}, "routing", "").axes[0].collections
     np.testing.assert_allclose(points.get_offsets(), np.column_stack([drops["routing"], 100 * drops["drop"]]))
     line = draw.gates(inside.gates(found.updates)).axes[0].lines[0]
-    np.testing.assert_allclose(line.get_ydata(), 2.0)
+    np.testing.assert_allclose(line.get_ydata(), 32 / 4)
     alone = draw.needed({"third": needed(found.run.path, "third")}).axes[0].collections[0].get_offsets()[:, 0]
     np.testing.assert_allclose(alone, needed(found.run.path, "third")["alone"])
