@@ -17,6 +17,7 @@ from clora_exp.compose import CONF, check_words, experiment, in_words
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, ConfigError, Differs, Interrupted
 from clora_exp.help import answer
+from clora_exp.loggers.base import check_loggers
 from clora_exp.models.weights import check_backend, check_layers
 from clora_exp.reports.notices import collected_notices
 from clora_exp.runs import check_writable, read_run
@@ -98,6 +99,7 @@ def checked(composed: DictConfig, others: list[str]) -> ExperimentConfig:
         read_run(Path(config.reproduce))
     check_layers(config)
     check_backend(config.method.backend)
+    check_loggers(config)
     return config
 
 

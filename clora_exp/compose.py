@@ -19,7 +19,9 @@ from clora_exp.errors import ConfigError, unknown
 from clora_exp.own_configs import broken_files, check_folders
 
 CONF = Path(__file__).parent.parent / "conf"
-SECTIONS = Sections(method=discovery.strategies, tasks=discovery.sources, model=discovery.model_kinds)
+SECTIONS = Sections(
+    method=discovery.strategies, tasks=discovery.sources, model=discovery.model_kinds, logger=discovery.loggers
+)
 
 
 def experiment(composed: DictConfig) -> ExperimentConfig:

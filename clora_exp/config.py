@@ -225,6 +225,14 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
+class LoggerConfig:
+    """Where a run is followed beside its own folder, whose tables are always written. Its keys are loggers."""
+
+    __pydantic_config__ = STRICT
+    loggers: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """Everything one run is made of."""
 
@@ -233,6 +241,7 @@ class ExperimentConfig:
     tasks: TasksConfig
     model: ModelConfig
     trainer: TrainerConfig
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # or wandb, tensorboard, mlflow, beside the run's CSV
     scenario: ScenarioName = "task_incremental"  # or class_incremental, domain_incremental
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
@@ -240,6 +249,7 @@ class ExperimentConfig:
     results_dir: FolderName = "results/runs"  # where runs go
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
+    energy: Flag = False  # true: count what learning takes, in joules; needs the extra energy (codecarbon)
     reproduce: str | None = None  # a finished run, to be run again and compared
 
     def __post_init__(self) -> None:
@@ -264,6 +274,10 @@ class Sections:
     method: PartsLike
     tasks: PartsLike
     model: PartsLike
+    logger: PartsLike
+
+
+PARTS = {"method": "strategies", "tasks": "sources", "logger": "loggers"}  # the field that holds a section's parts
 
 
 def structure(raw: Mapping[str, Any], sections: Sections) -> ExperimentConfig:
@@ -276,6 +290,8 @@ def structure(raw: Mapping[str, Any], sections: Sections) -> ExperimentConfig:
     values = dict(raw)
     for section in dataclasses.fields(sections):
         name = section.name
+        if name == "logger" and name not in values:  # a run's config.yaml from before there were any
+            continue
         values[name] = _with_parts(name, values.get(name), getattr(sections, name), problems)
     config = _build(ExperimentConfig, values, "", problems)
     if problems:
@@ -288,7 +304,7 @@ def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str])
     owner = _type_of(ExperimentConfig, section)
     if not isinstance(value, Mapping):
         return value
-    hidden = {"strategies", "sources", "kind", "settings"}
+    hidden = {*PARTS.values(), "kind", "settings"}
     own = {f.name for f in dataclasses.fields(owner)} - hidden
     plain, built = {}, {}
     for key, entry in value.items():
@@ -302,7 +318,7 @@ def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str])
             choices = own | set(parts.names())
             problems.append(unknown(f"key {section}.{key}={_short(entry)}: no field", key, choices))
     if section != "model":
-        return plain | {"strategies" if section == "method" else "sources": built}
+        return plain | {PARTS[section]: built}
     if len(built) != 1:
         problems.append(
             f"model: needs exactly one kind, has {sorted(built) or 'none'}; have: {', '.join(parts.names())}"

@@ -28,6 +28,7 @@ OPTIONS = [  # what one reaches for first; the rest is in --cfg job
     "results_dir",
     "overwrite",
     "reproduce",
+    "logger",
     "method.rank",
     "method.learning_rate",
     "method.protocol",
@@ -67,6 +68,8 @@ def help_text() -> str:
 def configuration(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to as YAML that can be copied; a section's keys run on in one line."""
     composed = OmegaConf.to_container(compose_raw(overrides), resolve=True)
+    assert isinstance(composed, dict)
+    composed = {key: value for key, value in composed.items() if value != {}}  # logger=csv has no keys
     return yaml.safe_dump(
         composed, default_flow_style=None, sort_keys=False, width=WIDTH - 28, allow_unicode=True
     ).rstrip()
@@ -93,6 +96,8 @@ def _keys(words: Sequence[str]) -> list[str]:
 
 def _value(composed: Any, key: str) -> str:
     value = OmegaConf.select(composed, key)
+    if key == "logger":
+        return "csv"  # the group's choice; its keys are loggers
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

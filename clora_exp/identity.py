@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from clora_exp.config import ExperimentConfig
+from clora_exp.config import PARTS, ExperimentConfig
 from clora_exp.tasks.stream import TaskStream
 
 NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
@@ -14,7 +14,9 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
     "results_dir",
     "overwrite",
     "report",
+    "energy",
     "reproduce",
+    "logger",
     "trainer.num_workers",
     "trainer.checkpoint_every",
 )
@@ -34,7 +36,7 @@ SINCE = {  # fields that came when there were runs already, with what those did:
 def plain_config(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration as Hydra composed it: parts stand under their own names again."""
     plain = dataclasses.asdict(config)
-    for section, key in (("method", "strategies"), ("tasks", "sources")):
+    for section, key in PARTS.items():
         plain[section] |= plain[section].pop(key)
     kind = plain["model"].pop("kind")
     plain["model"][kind] = plain["model"].pop("settings")

@@ -22,6 +22,7 @@ LAYERS = [  # each may import its own layer and those before it
     {"progress", "identity"},
     {"results", "following"},
     {"reports"},
+    {"loggers"},
     {"loop"},
     {"reproduction"},
 ]

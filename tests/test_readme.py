@@ -51,8 +51,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", PYTHON)
 def test_every_python_command_runs(command: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     given = {"FOLDER": tmp_path / "out", "TASK": "legal"}
-    if "RUN" in command.split():
-        given["RUN"] = request.getfixturevalue("finished")
+    for word in {"RUN", "RUN_A", "RUN_B"} & set(command.split()):
+        given[word] = request.getfixturevalue("finished")
     words = [str(given.get(word, word)) for word in shlex.split(command)[1:]]
     if "tasks.path=FOLDER" in words:  # an export is such a folder
         export = [sys.executable, "-m", "clora_exp.tasks", "export", "med_legal_code", str(given["FOLDER"])]

@@ -21,6 +21,7 @@ from clora_exp.config import ExperimentConfig, TrainerConfig
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.reports.progress import Bars, Lines, Watch
 from clora_exp.reports.rows import Rows
+from clora_exp.reports.siblings import metrics_beside
 from clora_exp.reports.words import METRICS, duration, number, sentence, size, threads
 from clora_exp.results import RunDirectory
 from clora_exp.runs import FILES, StoredRun
@@ -141,6 +142,14 @@ class Terminal:
         self._map(run)
         self._next(run)
 
+    def followed(self, logger: str, where: str) -> None:
+        """Say where a logger shows the run."""
+        self._line("log", f"{logger}: {where}")
+
+    def unfollowed(self, logger: str, why: str) -> None:
+        """Say that a logger is in trouble, which ends nothing else."""
+        self._line("log", f"{logger} stops: {why}; the run goes on, its own tables have everything")
+
     def unreported(self, folder: RunDirectory) -> None:
         """Say that a finished run lies where its page cannot be written."""
         self._line("report", f"not written: {folder.path} is read-only")
@@ -154,9 +163,11 @@ class Terminal:
 
     def _metrics(self, run: StoredRun) -> None:
         table = Table.grid(padding=(0, 2, 0, 0))
-        for name, metric in run.metrics.items():
+        for name, metric in (run.metrics | metrics_beside(run)).items():
             value = Text("—", style="dim") if metric.value is None else Text(number(name, metric.value))
             explanation = metric.reason if metric.value is None else METRICS[name]
+            if metric.value is not None and metric.reason:
+                explanation += f", {metric.reason}"
             table.add_row(Text(name), value, Text(explanation, style="dim"))
         self.console.print()
         self.console.print(table)
