@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_runs import known_runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,6 +54,8 @@ def test_every_python_command_runs(command: str, tmp_path: Path, request: pytest
     given = {"FOLDER": tmp_path / "out", "TASK": "legal"}
     for word in {"RUN", "RUN_A", "RUN_B"} & set(command.split()):
         given[word] = request.getfixturevalue("finished")
+    if "RUNS" in command.split():
+        given["RUNS"] = known_runs(tmp_path / "runs")
     words = [str(given.get(word, word)) for word in shlex.split(command)[1:]]
     if "tasks.path=FOLDER" in words:  # an export is such a folder
         export = [sys.executable, "-m", "clora_exp.tasks", "export", "med_legal_code", str(given["FOLDER"])]

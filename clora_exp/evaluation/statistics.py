@@ -71,7 +71,7 @@ def _intervals(values: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
 
 def _rounded_mean(sample: np.ndarray, axis: int) -> np.ndarray:
     """Return the mean without its last digits: BCa counts ties with it, which must not hang on the order of a sum."""
-    return np.round(np.mean(sample, axis=axis), 12)
+    return np.asarray(np.mean(sample, axis=axis)).round(12)
 
 
 @dataclass(frozen=True)

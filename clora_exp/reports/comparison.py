@@ -81,7 +81,7 @@ def facts(evidence: Evidence) -> dict[str, str]:
         "scenario": config.get("scenario", "task_incremental"),
         "evaluated on": config.get("eval_split", "test"),
         "data seed": str(config.get("data_seed", 0)),
-        "examples": f"{len(evidence.examples)}, {evidence.examples_sha256[:16]}",
+        "examples": f"{evidence.num_examples.sum()}, {evidence.examples_sha256[:16]}",
     }
 
 

@@ -98,10 +98,9 @@ def _panels(curves: dict[str, np.ndarray], looks: dict[str, tuple[str, str]], ta
     figure = new_figure(10.0, 1.75 * rows + 0.9)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     figure.suptitle("Accuracy over the tasks seen; grey: the others", x=0.01, ha="left", weight="bold", size=11)
-    for axes, (label, values) in itertools.zip_longest(grid.flat, curves.items(), fillvalue=(None, None)):
-        if label is None:
-            axes.set_visible(False)
-            continue
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (label, values) in zip(grid.flat, curves.items(), strict=False):
         for other in curves.values():
             axes.plot(range(1, other.shape[1] + 1), other.mean(axis=0), color="#DDDDDD", lw=0.8, zorder=1)
         _curve(axes, values, *looks[label])
@@ -110,6 +109,9 @@ def _panels(curves: dict[str, np.ndarray], looks: dict[str, tuple[str, str]], ta
         _task_axis(axes, tasks, short=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy", fontsize=9)
+    for axes in _lowest(grid, len(curves)):
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("" if len(tasks) <= 3 else "tasks learned", fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.99), h_pad=0.8)
     return figure
 
@@ -129,7 +131,7 @@ def _task_axis(axes: Axes, tasks: Sequence[str], short: bool = False) -> None:
         axes.set_xlabel("" if short else "after learning")
     else:
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=5 if short else 10))
-        axes.set_xlabel("tasks learned", fontsize=9 if short else 10)
+        axes.set_xlabel("" if short else "tasks learned")
 
 
 def matrices(found: ComparableSet) -> Figure | None:
@@ -141,18 +143,24 @@ def matrices(found: ComparableSet) -> Figure | None:
     figure = new_figure(side * columns + 1.2, side * rows + 0.6)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     figure.suptitle("Mean accuracy matrices", x=0.01, ha="left", weight="bold", size=11)
-    mesh = None
-    for axes, setting in itertools.zip_longest(grid.flat, found.settings):
-        if setting is None:
-            axes.set_visible(False)
-            continue
-        mesh = _mesh(axes, setting, found.tasks)
+    for axes in grid.flat[len(found.settings) :]:
+        axes.set_visible(False)
+    meshes = [_mesh(axes, setting, found.tasks) for axes, setting in zip(grid.flat, found.settings, strict=False)]
+    for axes in _lowest(grid, len(found.settings)):
+        axes.tick_params(labelbottom=True)
     figure.tight_layout(rect=(0, 0, 0.94, 0.99))
     levels = np.linspace(0, 1, 21)  # few enough to be drawn as shapes: a page allows no image in it
-    bar = figure.colorbar(mesh, cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)), boundaries=levels, ticks=levels[::4])
+    bar = figure.colorbar(
+        meshes[0], cax=figure.add_axes((0.955, 0.35, 0.012, 0.3)), boundaries=levels, ticks=levels[::4]
+    )
     bar.outline.set_visible(False)
     bar.ax.set_title("accuracy", fontsize=8)
     return figure
+
+
+def _lowest(grid: np.ndarray, count: int) -> np.ndarray:
+    """Return the last of the first `count` axes in each column of a grid, which carry the labels of its x-axis."""
+    return grid.flat[max(0, count - grid.shape[1]) : count]
 
 
 def _mesh(axes: Axes, setting: Setting, tasks: Sequence[str]) -> Any:
@@ -196,6 +204,7 @@ def training_time(found: ComparableSet) -> Figure | None:
     """Return bars of the seconds of learning."""
     figure, axes = new_axes(7.0, 0.3 * len(found.settings) + 1.3, "Training time")
     _bars(axes, found.settings, "train_seconds", 1.0, duration)
+    axes.set_xlim(left=0)
     axes.set_xlabel("seconds of learning, all sessions")
     return figure
 

@@ -7,7 +7,6 @@ each task cost, is the run's own files'. A run whose files and answers do not ag
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,44 +26,17 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finished run and its answers; `run` has the matrix and the metrics that the answers give.
+    """A finished run; `run` has the matrix and the metrics that its answers give.
 
     `problems` are the numbers in which its own files differ from that, one line each. `name` is what it is called.
     """
 
     name: str
     run: StoredRun
-    answers: pd.DataFrame
     problems: list[str]
-
-    @cached_property
-    def examples(self) -> pd.DataFrame:
-        """Return the examples that were evaluated, each once: task, example, label."""
-        first = self.answers.groupby("task")["after"].transform("first")
-        return self.answers.loc[self.answers["after"] == first, ["task", "example", "label"]]
-
-    @cached_property
-    def examples_sha256(self) -> str:
-        """Return a hash of the evaluated examples, whatever their order."""
-        lines = sorted("\0".join(row) for row in self.examples.itertuples(index=False, name=None))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-    @property
-    def num_examples(self) -> np.ndarray:
-        """Return how many examples of each task were evaluated, (T,)."""
-        counts = self.examples["task"].value_counts()
-        return np.array([counts.get(task, 0) for task in self.run.matrix.tasks])
-
-    def right_at_the_end(self) -> pd.Series | None:
-        """Return for each example, by (task, example), whether it is answered right after the last task.
-
-        None where not every example was answered then.
-        """
-        last = self.answers[self.answers["after"] == self.run.matrix.rows[-1]]
-        if len(last) < len(self.examples):
-            return None
-        is_right = last["label"] == last["predicted"]
-        return is_right.set_axis(pd.MultiIndex.from_frame(last[["task", "example"]])).sort_index(kind="stable")
+    num_examples: np.ndarray  # of each task, (T,)
+    examples_sha256: str  # of task, id and label of each, in the order of `right`
+    right: np.ndarray | None  # (n,) whether each is answered right after the last task; None if some are not answered
 
 
 def read_evidence(path: Path, name: str | None = None) -> Evidence:
@@ -75,14 +47,31 @@ def read_evidence(path: Path, name: str | None = None) -> Evidence:
     """
     run, name = read_run(path), name or path.as_posix()
     answers = predictions.read_predictions(path / "predictions.csv.gz")
+    examples = _examples(answers)
+    counts = examples["task"].value_counts()
+    num_examples = np.array([counts.get(task, 0) for task in run.matrix.tasks])
     problems = _strangers(run, answers)
-    if problems:
-        return Evidence(name, run, answers, problems)
-    scores = _written_scores(run, answers)
-    matrix = _matrix(run, answers, scores)
-    metrics = _metrics(run, answers, matrix, scores)
-    problems = [*_of_matrix(run.matrix, matrix), *_of_metrics(run, metrics)]
-    return Evidence(name, replace(run, matrix=matrix, metrics=metrics), answers, problems)
+    if not problems:
+        scores = _written_scores(run, answers)
+        matrix = _matrix(run, answers, scores)
+        metrics = _metrics(run, answers, matrix, scores, num_examples)
+        problems = [*_of_matrix(run.matrix, matrix), *_of_metrics(run, metrics)]
+        run = replace(run, matrix=matrix, metrics=metrics)
+    lines = "\n".join("\0".join(row) for row in examples.itertuples(index=False, name=None))
+    examples_sha256 = hashlib.sha256(lines.encode()).hexdigest()
+    return Evidence(name, run, problems, num_examples, examples_sha256, _right(run, answers, len(examples)))
+
+
+def _examples(answers: pd.DataFrame) -> pd.DataFrame:
+    """Return the examples that were evaluated, each once, sorted: task, example, label."""
+    first = answers.groupby("task")["after"].transform("first")
+    keys = ["task", "example", "label"]
+    return answers.loc[answers["after"] == first, keys].sort_values(keys, kind="stable")
+
+
+def _right(run: StoredRun, answers: pd.DataFrame, count: int) -> np.ndarray | None:
+    last = answers[answers["after"] == run.matrix.rows[-1]].sort_values(["task", "example", "label"], kind="stable")
+    return (last["label"] == last["predicted"]).to_numpy(dtype=bool) if len(last) == count else None
 
 
 def answers_in_words(run: StoredRun) -> bool:
@@ -124,17 +113,21 @@ def _metrics(
     answers: pd.DataFrame,
     matrix: AccuracyMatrix,
     scores: dict[tuple[str, str], dict[str, float]],
+    num_examples: np.ndarray,
 ) -> dict[str, Metric]:
     scenario, last = run.config.get("scenario", "task_incremental"), matrix.rows[-1]
     at_the_end = [found for (after, _), found in scores.items() if after == last]
     written = {name: float(np.mean([found[name] for found in at_the_end])) for name in (SCORES if at_the_end else ())}
-    written |= {name: run.metrics[name].value for name in FROM_FILES if name in written}
+    for name in FROM_FILES:
+        stored = run.metrics[name].value if name in run.metrics else None
+        if name in written:
+            written[name] = float("nan") if stored is None else float(stored)
     identified = _identified(run, answers) if scenario == "class_incremental" else None
     metrics = metrics_of_run(
         matrix,
         scenario=scenario,
         protocol=run.protocol,
-        num_examples=Evidence("", run, answers, []).num_examples,
+        num_examples=num_examples,
         identified=identified,
         answers_untrained=answers_in_words(run),
         written=written,

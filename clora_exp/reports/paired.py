@@ -64,17 +64,16 @@ def _over_seeds(setting: Setting, reference: Setting, name: str) -> SeedTest:
 
 def over_examples(settings: Sequence[Setting], reference: Setting) -> list[ExampleTest]:
     """Return McNemar's tests of every other setting; the claims of being better on every seed are one family."""
-    right = {seed: evidence.right_at_the_end() for seed, evidence in reference.runs.items()}
+    right = {seed: evidence.right for seed, evidence in reference.runs.items()}
     family = []
     for setting in settings:
         tests: dict[int, McNemar] = {}
         for seed, evidence in setting.runs.items() if setting is not reference else ():
-            first, second = evidence.right_at_the_end(), right.get(seed)
-            if first is not None and second is not None:
-                assert first.index.equals(second.index)  # what is comparable has the same examples
-                tests[seed] = mcnemar(first.to_numpy(), second.to_numpy())
+            first, second = evidence.right, right.get(seed)
+            if first is not None and second is not None:  # comparable runs have the same examples, in this order
+                tests[seed] = mcnemar(first, second)
         if tests:
-            num_examples = len(setting.first.examples)
+            num_examples = int(setting.first.num_examples.sum())
             p_value = on_every_seed(list(tests.values()))
             family.append(ExampleTest(setting.label, list(tests), num_examples, list(tests.values()), p_value))
     corrected = holm([test.p_value for test in family])

@@ -60,7 +60,8 @@ def make(out: Path, evidence: Sequence[Evidence], left: Sequence[Left], against:
 
 def written(comparison: Comparison, found: Mapping[str, Any], figures: Path | None = None) -> dict[str, str]:
     """Draw the figures, into a folder if there is one; return every text file by name, the SVGs too."""
-    drawn, svgs = {}, {}
+    drawn: dict[str, dict[str, str]] = {}
+    svgs: dict[str, str] = {}
     for one in comparison.sets:
         prefix = prefix_of(one, len(comparison.sets))
         drawn[one.name] = draw_comparison(one, figures, prefix)
@@ -74,7 +75,8 @@ def from_other_runs(evidence: Sequence[Evidence]) -> Mapping[Path, Mapping[str, 
     if importlib.util.find_spec("clora_exp.evaluation.references") is None:
         return NO_EXTRA
     references = importlib.import_module("clora_exp.evaluation.references")
-    return references.referenced([one.run for one in evidence])  # type: ignore[no-any-return]
+    found: Mapping[Path, Mapping[str, Metric]] = references.referenced([one.run for one in evidence])
+    return found
 
 
 def versions() -> dict[str, str]:

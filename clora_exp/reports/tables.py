@@ -123,7 +123,12 @@ def _how_spread(found: ComparableSet) -> list[str]:
     ]
     if counts[0] < 10:
         notes.append("Bootstrap intervals of few seeds are too narrow, by about √((n − 1)/n) or more.")
-    if any(s.spread[n].interval == "percentile" and s.spread[n].sd > 0 for s in found.settings for n in s.spread):
+    if any(
+        s.spread[n].interval == "percentile" and s.spread[n].sd > 0
+        for s in found.settings
+        for n in METRICS
+        if n in s.spread
+    ):
         notes.append("†: a percentile interval, since BCa is not defined there.")
     return notes
 
@@ -143,7 +148,7 @@ def _over_examples(found: ComparableSet, against: str) -> Table:
         p = Cell(p_value(test.corrected), test.corrected)
         verdict = "" if test.corrected >= LARGEST_P else "better" if test.difference > 0 else "worse"
         rows.append([Cell(test.label, is_code=True), difference, p, Cell(verdict), Cell(each)])
-    count = len(found.settings[0].first.examples)
+    count = found.settings[0].first.num_examples.sum()
     return Table(
         f"Against {against}, over examples",
         ["method", "difference", "p, every seed", "on every seed", "seed by seed"],

@@ -51,9 +51,8 @@ def verify(folder: Path) -> tuple[list[str], str]:
     evidence, problems = _evidence(folder, manifest)
     if len(evidence) < len(manifest["runs"]):
         return [*problems, f"{folder}: not made again, since runs that it names cannot be read"], ""
-    left = [Left(**run) for run in manifest["left"]]
     try:
-        comparison = compared(evidence, left, from_other_runs(evidence), manifest["against"])
+        comparison = compared(evidence, manifest["left"], from_other_runs(evidence), manifest["against"])
         files = written(comparison, manifest["looked_up"])
     except (CloraError, KeyError) as error:
         return [*problems, f"{folder}: cannot be made again: {error}"], ""
@@ -76,7 +75,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
         for key in ("against", "runs", "left", "looked_up", "versions", "files"):
             manifest[key]
-        return dict(manifest)
+        return dict(manifest) | {"left": [Left(**run) for run in manifest["left"]]}
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
