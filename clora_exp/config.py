@@ -88,6 +88,7 @@ class MethodConfig:
     basis: Literal["learned", "svd"] = "learned"  # svd: A and B from the truncated SVD of W0, frozen
     routing: Literal["none", "additive", "per_task"] = "none"  # R: identity, R_old + R_δ, or one a task
     routing_std: NonNegativeFloat = 1e-3  # start of R_δ from the second task on; of R_t on fixed factors 0
+    old_path: Literal["detached", "trained"] = "detached"  # of additive routing: whether A, B learn through R_old too
     inference_routing: Literal["latest", "snapshot"] = "latest"  # R as it is now, or as it was when the task ended
     gate: Literal["none", "scalar", "per_rank", "per_output"] = "none"  # sigmoid(γ) on the update
     gate_start: OpenFraction = 0.5  # the gate's value at the start of a task
@@ -121,6 +122,8 @@ class MethodConfig:
             )
         if self.factor_tasks is not None and (self.factors != "shared" or self.basis != "learned"):
             raise ValueError("factor_tasks needs factors=shared and basis=learned: it is when they stop to learn")
+        if self.old_path == "trained" and self.routing != "additive":
+            raise ValueError("old_path=trained needs routing=additive: there is no other old path")
         if self.inference_routing == "snapshot" and self.routing != "additive":
             raise ValueError("inference_routing=snapshot needs routing=additive: no other routing changes later")
         if self.warm_start != "none" and self.factors != "per_task" and self.routing != "per_task":
@@ -247,6 +250,7 @@ class ExperimentConfig:
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
     results_dir: FolderName = "results/runs"  # where runs go
+    dry_run: Flag = False  # true: say what would run, and how long it takes
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
     energy: Flag = False  # true: count what learning takes, in joules; needs the extra energy (codecarbon)

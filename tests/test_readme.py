@@ -68,6 +68,8 @@ def test_every_python_command_runs(command: str, tmp_path: Path, request: pytest
         words += ["trainer.max_steps=2", f"results_dir={tmp_path}"]
     elif words[0] == "run.py":
         words += [*FEW, f"results_dir={tmp_path}"]
+    elif words[:2] == ["-m", "clora_exp.search"]:
+        words += ["trainer.max_steps=2", f"results_dir={tmp_path}"]
     elif words[0].startswith("benchmarks/"):
         words += ["--pairs", "2", "--steps", "3"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)

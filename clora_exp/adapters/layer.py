@@ -59,7 +59,8 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
             if parts.R_old is None:
                 update = linear(linear(linear(x, parts.A), R), parts.B)
             else:
-                update = _additive(x, parts.A, parts.B, parts.R_old * rows, R)
+                is_detached = self.settings.old_path == "detached"
+                update = _additive(x, parts.A, parts.B, parts.R_old * rows, R, is_detached)
         update = update if output_gate is None else _over_last(update, output_gate)
         return result + update.to(result.dtype)
 
@@ -71,9 +72,9 @@ def _over_last(x: Tensor, factor: Tensor | float) -> Tensor:
     return x * factor
 
 
-def _additive(x: Tensor, A: Tensor, B: Tensor, R_old: Tensor, R_delta: Tensor) -> Tensor:
-    """Return B (R_old + R_δ) A x; through `RoutedUpdate` where A and B train."""
-    if not (A.requires_grad and torch.is_grad_enabled()):
+def _additive(x: Tensor, A: Tensor, B: Tensor, R_old: Tensor, R_delta: Tensor, is_detached: bool) -> Tensor:
+    """Return B (R_old + R_δ) A x; through `RoutedUpdate` where A and B train through R_δ alone."""
+    if not (is_detached and A.requires_grad and torch.is_grad_enabled()):
         return linear(linear(linear(x, A), R_old + R_delta), B)
     tensors = [x, A, B, R_old, R_delta]
     if torch.is_autocast_enabled(x.device.type):  # a Function of our own is not cast by autocast

@@ -109,15 +109,12 @@ def show(console: Console) -> None:
     """Print each method with its source, what it keeps between tasks, its cost, and its scenarios."""
     for name, settings in methods([]).items():
         strategies = [strategy_class(strategy) for strategy in settings.strategies]
-        scenarios = [s for s in EVERY_SCENARIO if all(s in strategy.scenarios for strategy in strategies)]
-        if settings.protocol == "single":
-            scenarios.remove("class_incremental")
         facts = {
             "source": "; ".join(strategy.source for strategy in strategies if strategy.source),
             "keeps": "; ".join([_kept(settings), *(s.stores for s in strategies if s.stores != "nothing")]),
             "a step": "; ".join(strategy.step_cost for strategy in strategies) or _step(settings),
             "a task": "; ".join(s.task_cost for s in strategies if s.task_cost != "none"),
-            "scenarios": ", ".join(scenario.removesuffix("_incremental") for scenario in scenarios),
+            "scenarios": ", ".join(scenario.removesuffix("_incremental") for scenario in scenarios_of(settings)),
         }
         console.print(Text(f"{name:<14}", style="bold").append(describe(CONF / "method" / f"{name}.yaml"), "default"))
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -125,6 +122,13 @@ def show(console: Console) -> None:
             if words:
                 grid.add_row(" " * 12, Text(fact, style="dim"), words)
         console.print(grid)
+
+
+def scenarios_of(settings: MethodConfig) -> list[str]:
+    """Return the scenarios in which a method can run."""
+    strategies = [strategy_class(strategy) for strategy in settings.strategies]
+    allowed = [s for s in EVERY_SCENARIO if all(s in strategy.scenarios for strategy in strategies)]
+    return [s for s in allowed if settings.protocol != "single" or s != "class_incremental"]
 
 
 def _kept(settings: MethodConfig) -> str:

@@ -32,11 +32,14 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """Prints one run. `interval_s` is the time between progress lines where there is no terminal."""
+    """Prints one run. `interval_s` is the time between progress lines where there is no terminal.
 
-    def __init__(self, console: Console | None = None, interval_s: float = 5.0) -> None:
+    Of one run of many, `is_brief`, the result is a sentence.
+    """
+
+    def __init__(self, console: Console | None = None, interval_s: float = 5.0, is_brief: bool = False) -> None:
         self.console = console or Console(highlight=False, markup=False)
-        self.interval_s = interval_s
+        self.interval_s, self.is_brief = interval_s, is_brief
         self._protocol = "sequence"
         self._num_rows = 0
 
@@ -133,6 +136,9 @@ class Terminal:
             )  # fmt: skip
             for i in range(len(run.matrix.rows)):
                 self.row(run.matrix, i)
+        if self.is_brief:
+            self.console.print(Text("\n" + sentence(run), style="bold"))
+            return
         self._metrics(run)
         seconds = run.costs["train_seconds"].sum(), run.costs["evaluation_seconds"].sum()
         disk, memory = size(run.costs["adapter_bytes"].mean()), size(run.costs["peak_memory_bytes"].max())
