@@ -156,7 +156,9 @@ def _forced(text: str, is_sweep: bool) -> str:
             raise ConfigError(f"{text}: several values need a sweep, python run.py -m {text}")
         text = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
     _check_group(text, OverridesParser.create().parse_override(text))
-    is_plain = text[0] != "~" and override.key_or_group not in _groups()
+    is_plain = (
+        text[0] != "~" and override.key_or_group not in _groups() and not override.key_or_group.startswith("hydra.")
+    )
     return "++" + text.lstrip("+") if is_plain else text
 
 
