@@ -225,6 +225,7 @@ class TrainerConfig:
     checkpoint_every: NonNegativeFloat = 30.0  # seconds of a task, and longer where writing takes 2 %; 0: each step
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    energy: Flag = False  # true: count what learning takes, in joules; needs the extra energy (codecarbon)
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,6 @@ class ExperimentConfig:
     dry_run: Flag = False  # true: say what would run, and how long it takes
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
-    energy: Flag = False  # true: count what learning takes, in joules; needs the extra energy (codecarbon)
     reproduce: str | None = None  # a finished run, to be run again and compared
 
     def __post_init__(self) -> None:

@@ -15,11 +15,11 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
     "dry_run",
     "overwrite",
     "report",
-    "energy",
     "reproduce",
     "logger",
     "trainer.num_workers",
     "trainer.checkpoint_every",
+    "trainer.energy",
 )
 SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
     "scenario": "task_incremental",

@@ -93,7 +93,8 @@ def learn(
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
     watching = terminal.watching(config.trainer, [keep, stop, logs, *callbacks])
 
-    with folder.running(), stop, EnergyMeter(config.energy, device) as energy, watching as watch:
+    energy = EnergyMeter(config.trainer.energy, device)
+    with folder.running(), stop, energy, watching as watch:
         splits = [s.split(train, scenario) for s in plan]
         measured_later = [held_out[t] for s in plan for t in s.measured]
         watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
@@ -150,7 +151,7 @@ def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None
 def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:
     """Return the tasks and the SHA-256 of the model; what does not fit together is refused before weights are made."""
     check_strategies(config)
-    check_energy(config.energy)
+    check_energy(config.trainer.energy)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
     Scenario(config.scenario, stream)
     make_weights(config.model, terminal.making)

@@ -38,7 +38,9 @@ def joules(run: "StoredRun") -> Metric:
     energy = pd.to_numeric(run.costs["energy_joules"], errors="coerce")
     if energy.isna().any() or not len(energy):
         lacking = [source for source in sources if source not in ("measured", "estimated")]
-        why = "energy was not counted, energy=true counts it" if lacking in ([], ["off"]) else ", ".join(lacking)
+        why = (
+            "energy was not counted, trainer.energy=true counts it" if lacking in ([], ["off"]) else ", ".join(lacking)
+        )
         return Metric(None, why)
     return Metric(float(energy.sum()), sources[0] if len(sources) == 1 else "estimated")
 

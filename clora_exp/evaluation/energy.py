@@ -41,9 +41,7 @@ def check_energy(is_asked_for: bool) -> None:
         ConfigError: it is asked for, and codecarbon is not installed.
     """
     if is_asked_for and importlib.util.find_spec("codecarbon") is None:
-        raise ConfigError(
-            "energy=true: needs codecarbon; pip install -e '.[energy]' -c constraints.txt, or energy=false"
-        )
+        raise ConfigError("trainer.energy=true: needs codecarbon; pip install -e '.[energy]' -c constraints.txt")
 
 
 class EnergyMeter:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what is measured knows nothing of where runs lie
 KINDS = {"transfer_gain": "single", "intransigence": "joint"}
 PRESETS = ("lora", "single", "joint")  # by name: lora's setting
 OF_CLASSES = ("trained_classes", "identifier")  # keys of a method that decide nothing where the task is known
-NOT_OF_TRAINER = ("num_workers", "checkpoint_every")  # keys that change no number
+NOT_OF_TRAINER = ("num_workers", "checkpoint_every", "energy")  # keys that change no number
 PLACES = ("path", "package", "subfolder", "recipe", "hub_id")  # of a model, whose content is compared
 SHARED_BY_LORA = (
     "rank",

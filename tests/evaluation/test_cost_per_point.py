@@ -54,7 +54,7 @@ def test_where_no_point_is_gained_nothing_is_divided() -> None:
 def test_joules_say_how_they_were_counted_or_why_not() -> None:
     assert joules(_run("lora", 0.6, **COUNTED | {"energy_source": ["measured"] * 2})) == Metric(1200.0, "measured")
     assert joules(_run("lora", 0.6)) == Metric(None, "the run is of a version that did not count energy")
-    assert joules(_run("lora", 0.6, **OFF)) == Metric(None, "energy was not counted, energy=true counts it")
+    assert joules(_run("lora", 0.6, **OFF)) == Metric(None, "energy was not counted, trainer.energy=true counts it")
     interrupted = {
         "energy_joules": [500.0, np.nan],
         "energy_source": ["measured", "unknown: the session was interrupted"],

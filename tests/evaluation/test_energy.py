@@ -69,7 +69,7 @@ def test_asked_for_where_it_is_not_installed_is_one_line_with_what_to_type(monke
     check_energy(True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check_energy(False)
-    with pytest.raises(ConfigError, match=r"energy=true: needs codecarbon; pip install -e '\.\[energy\]'"):
+    with pytest.raises(ConfigError, match=r"trainer\.energy=true: needs codecarbon; pip install -e '\.\[energy\]'"):
         check_energy(True)
 
 
@@ -87,7 +87,7 @@ def test_a_session_that_was_interrupted_has_no_figure_for_half_of_it() -> None:
 
 
 def test_a_run_with_energy_has_it_in_its_table_and_page_and_the_same_results(tiny, tmp_path) -> None:
-    with_energy = run(tiny("method=lora", "trainer.epochs=1", "energy=true"), "", quiet())
+    with_energy = run(tiny("method=lora", "trainer.epochs=1", "trainer.energy=true"), "", quiet())
     without = run(tiny("method=lora", "trainer.epochs=1", f"results_dir={tmp_path / 'other'}"), "", quiet())
     assert with_energy.path.name == without.path.name
     assert content(with_energy) == content(without)
@@ -98,7 +98,7 @@ def test_a_run_with_energy_has_it_in_its_table_and_page_and_the_same_results(tin
     costs = without.read().costs
     assert costs.energy_joules.isna().all()
     assert set(costs.energy_source) == {"off"}
-    assert "energy=true" not in write_report(without.path).read_text()
+    assert "| energy |" not in write_report(without.path).read_text()
 
 
 def test_a_table_of_a_version_without_energy_still_reads(tiny) -> None:
