@@ -74,8 +74,10 @@ def _tiny(tiny_bert: Path, results: Path) -> list[str]:
         (["seed=1", "-m", "method=lora,clora"], "write options first, then settings"),
         (["--nope"], "--nope; write options first, then settings"),
         (["-m", "results_dir=/proc/nowhere"], "/proc/nowhere"),
-        (["-m", "trainer.epochs=glob(*)"],
-         "glob chooses among experiment, logger, method, model, tasks, trainer alone"),
+        (
+            ["-m", "trainer.epochs=glob(*)"],
+            "glob chooses among experiment, logger, method, model, tasks, trainer alone",
+        ),
         (["method.rank=100000"], "method.rank=100000: "),
         (["results_dir="], "results_dir=: must be the name of a folder"),
         ([f"results_dir={'x' * 300}"], "cannot be written: File name too long"),
