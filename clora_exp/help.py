@@ -28,12 +28,10 @@ OPTIONS = [  # what one reaches for first; the rest is in --cfg job
     "results_dir",
     "dry_run",
     "overwrite",
-    "reproduce",
     "logger",
     "method.rank",
     "method.learning_rate",
     "trainer.epochs",
-    "trainer.batch_size",
     "trainer.max_steps",
 ]
 
@@ -58,7 +56,12 @@ def help_text() -> str:
     lines += _table([(f"  {command}", purpose) for command, purpose in EXAMPLES])
     for group, title in (("method", "methods"), ("tasks", "streams of tasks"), ("model", "models")):
         lines += ["", f"{title}: {group}=…"]
-        lines += _table([(f"  {path.stem}", describe(path)) for path in sorted((CONF / group).glob("*.yaml"))])
+        paths = sorted((CONF / group).glob("*.yaml"))
+        larger = [
+            path for path in paths if re.search(r"^path: (?!null)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        ]
+        rows = [(f"  {path.stem}", describe(path)) for path in paths if path not in larger]
+        lines += _table([*rows, *([("  from the Hub", ", ".join(path.stem for path in larger))] if larger else [])])
     names = ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
     lines += ["", *textwrap.wrap(f"sweeps, -m experiment=…: {names}", WIDTH, subsequent_indent="  ")]
     lines += ["", "options that matter (all: --cfg job; their meaning: clora_exp/config.py)"]

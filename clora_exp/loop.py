@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -73,31 +74,23 @@ def learn(
 ) -> None:
     """Do what is left of a run, in its folder."""
     config, stream = folder.config, folder.stream
-    terminal.header(config, stream, folder, device)
-    seed_everything(config.seed)
-    method = Method(config, stream, device)
-    terminal.method(method)
-    train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
-    held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
+    method, train, held_out = encoded(folder, device, terminal)
     folder.prepare(command, describe_environment(stream, folder.model_sha256, device))
     processes.wait()
     progress, state = folder.load_progress()
     begun = folder.load_session(progress)
     scenario = method.scenario
     plan = [s for s in sessions(config.method.protocol, scenario) if s.t >= progress.num_tasks_done]
-    first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)]
+    first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)] if state is None else []
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
     logs.begin(progress, is_new=state is None)
 
     stop = StopOnSignal()
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
     watching = terminal.watching(config.trainer, [keep, stop, logs, *callbacks])
-
-    energy = EnergyMeter(config.trainer.energy, device)
-    with folder.running(), stop, energy, watching as watch:
+    with folder.running(), stop, EnergyMeter(config.trainer.energy, device) as energy, watching as watch:
         splits = [s.split(train, scenario) for s in plan]
-        measured_later = [held_out[t] for s in plan for t in s.measured]
-        watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
+        watch.expect(splits, [held_out[t] for t in chain(first, *(s.measured for s in plan))])
         if state is not None:
             restore(method, state, folder)
             terminal.resumed(progress.matrix, progress.num_tasks_done, num_steps_of(begun))
@@ -123,10 +116,9 @@ def learn(
             progress.end_session(t, what, steps, predicted, seconds)
             log.info("learned %s, accuracies %s", what, progress.matrix.values[t + 1].round(4).tolist())
             terminal.row(progress.matrix, t + 1)
-            sizes = [folder.save_adapter(j, method) for j in learned]
-            progress.costs.append(
-                cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds, progress.num_measured)
-            )
+            stored = [folder.save_adapter(j, method) for j in learned][-1]
+            sizes = (stored, method.answering_bytes(), method.kept_bytes())
+            progress.costs.append(cost.of(what, *sizes, seconds, progress.num_measured))
             folder.save_progress(progress, method.state_dict())
             logs.follow(progress)
             stop.check_together()
@@ -134,6 +126,20 @@ def learn(
         folder.save_samples(method.samples(held_out))
         folder.finish(progress)
     stop.check()  # a signal that came in the very end ends a sweep
+
+
+def encoded(
+    folder: RunDirectory, device: torch.device, terminal: Terminal
+) -> tuple[Method, list[EncodedSplit], list[EncodedSplit]]:
+    """Return the method, and of every task what it learns from and what it is measured on as the model reads them."""
+    config, stream = folder.config, folder.stream
+    terminal.header(config, stream, folder, device)
+    seed_everything(config.seed)
+    method = Method(config, stream, device)
+    terminal.method(method)
+    train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
+    held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
+    return method, train, held_out
 
 
 def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None:

@@ -19,6 +19,9 @@ def test_help_fits_a_screen_and_names_every_method_stream_and_model() -> None:
     assert max(map(len, lines)) <= 80
     for group in ("method", "tasks", "model"):
         for path in (CONF / group).glob("*.yaml"):
+            if group == "model" and "path: null" not in path.read_text():  # all in one line
+                assert any(line.startswith("  from the Hub ") and path.stem in line for line in lines)
+                continue
             assert any(line.split()[:1] == [path.stem] and len(line.split()) > 3 for line in lines), path
     assert sum("python run.py" in line for line in lines) == 3
     assert not any("…" in line and "=…" not in line for line in lines)  # nothing had to be cut

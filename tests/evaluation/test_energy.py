@@ -77,12 +77,12 @@ def test_a_session_that_was_interrupted_has_no_figure_for_half_of_it() -> None:
     with EnergyMeter(True, CPU) as meter:
         cost = CostMeter(CPU, 3.0, meter)
         cost.has_trained(7)
-        found = cost.of("a", 1, 2, 3, 0.5)
+        found = cost.of("a", 1, 2, 3, 0.5, 7)
         assert (found.energy_joules, found.energy_source) == (None, "unknown: the session was interrupted")
         assert found.train_seconds >= 3
         cost = CostMeter(CPU, 0.0, meter)
         cost.has_trained(7)
-        assert cost.of("a", 1, 2, 3, 0.5).energy_source in ("measured", "estimated")
+        assert cost.of("a", 1, 2, 3, 0.5, 7).energy_source in ("measured", "estimated")
         assert meter.stop() == Energy(None, "unknown: it was not counted from the start")
 
 
