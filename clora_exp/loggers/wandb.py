@@ -76,6 +76,7 @@ class WeightsAndBiases(Logger):
         try:
             self._run = self._init(called, os.environ.get("WANDB_MODE"))
         except wandb.errors.CommError as error:
+            wandb.teardown()  # else the id may count as in use still
             self._run = self._init(called, "offline")
             trouble = f" ({str(error).splitlines()[0]})"
         if self._run.offline:
