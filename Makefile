@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # One test process a core and one thread each, in what tests start too; PYTEST= for one process.
 PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: run test check setup lint types security audit clean help
+.PHONY: run test check notebooks setup lint types security audit clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -20,6 +20,9 @@ test: $(INSTALLED)  ## set up, then run every test, the slow ones included
 
 check: lint types security  ## format, lint, types, bandit and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not slow"
+
+notebooks: $(INSTALLED)  ## run the notebooks from a clean slate and keep what they show
+	$(BIN)/python notebooks/execute.py
 
 setup: $(INSTALLED)  ## create .venv with the pinned dependencies
 

@@ -2,7 +2,7 @@
 
 Ratios of medians, measured in one process, the two sides in turn; intervals by bootstrap over the rounds. Texts are
 real (the legal task), tokenised beforehand. Run: python benchmarks/adapters.py [--rounds 100] (about seven minutes on
-two idle cores); writes results/benchmarks/adapters.md, and prints one JSON object as its last line.
+two idle cores); writes results/benchmarks/adapters.md and .json, and prints one JSON object as its last line.
 """
 
 import argparse
@@ -74,7 +74,7 @@ Figures = dict[str, tuple[float, float, float]]  # name → median, and the ends
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100, help="measurements of each side (default 100)")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder for adapters.md")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder for adapters.md and .json")
     options = parser.parse_args()
     rounds = options.rounds
     torch.manual_seed(0)
@@ -91,6 +91,7 @@ def main() -> None:
         figures |= found
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "adapters.md", page(figures, rounds).encode())
+    write_atomically(options.out / "adapters.json", f"{json.dumps(switch_times(figures, rounds), indent=2)}\n".encode())
     print(json.dumps({name: round(value, 4) for name, (value, _, _) in figures.items()}))
 
 
@@ -263,6 +264,13 @@ def switching(split: EncodedSplit, rounds: int) -> Figures:
                 times[num_tasks].append(1e3 * (time.perf_counter() - start))
     blocks = {num_tasks: np.array(sample).reshape(rounds, 50) for num_tasks, sample in times.items()}
     return {f"switch_p99_ms_{n}": interval(lambda block: float(np.quantile(block, 0.99)), b) for n, b in blocks.items()}
+
+
+def switch_times(figures: Figures, rounds: int) -> dict[str, Any]:
+    """Return what comparison reports quote: of which method and model, and the 99th percentile by tasks loaded."""
+    times = {str(n): round(figures[f"switch_p99_ms_{n}"][0], 3) for n in (1, 100, 1000)}
+    command = f"python benchmarks/adapters.py --rounds {rounds}"
+    return {"command": command, "method": "clora_xs", "model": "minilm", "switch_p99_ms": times}
 
 
 def sizes(split: EncodedSplit, rounds: int) -> Figures:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,7 +20,13 @@ from clora_exp.errors import ConfigError, unknown
 from clora_exp.own_configs import broken_files, check_folders
 
 CONF = Path(__file__).parent.parent / "conf"
-SECTIONS = Sections(method=discovery.strategies, tasks=discovery.sources, model=discovery.model_kinds)
+LAUNCHERS = (
+    "More are installed by: pip install -e '.[launchers]' -c constraints.txt (joblib, submitit_local, submitit_slurm); "
+    "ray: see docs/sweeps.md"
+)
+SECTIONS = Sections(
+    method=discovery.strategies, tasks=discovery.sources, model=discovery.model_kinds, logger=discovery.loggers
+)
 
 
 def experiment(composed: DictConfig) -> ExperimentConfig:
@@ -70,6 +77,13 @@ def check_words(words: Sequence[str]) -> None:
     check_folders(words)
 
 
+def asks_for_sweep(words: Sequence[str]) -> bool:
+    """Tell whether a command line runs a sweep."""
+    options = get_args_parser().parse_args(list(words))
+    asks = (options.cfg, options.info, options.hydra_help, options.shell_completion, options.help)
+    return bool(options.multirun) and not any(asks)
+
+
 def _check_groups(overrides: Sequence[str]) -> None:
     for text in overrides:
         (override,) = OverridesParser.create().parse_overrides([text])
@@ -92,11 +106,12 @@ def _check_group(text: str, override: Override) -> None:
 
 
 def _groups() -> set[str]:
-    return {path.name for path in CONF.iterdir() if path.is_dir()}
+    return {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"}
 
 
 def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Return Hydra's error as one of ours: what was asked, what is possible, what is near; others are raised again."""
+    GlobalHydra.instance().clear()  # what follows composes anew, also inside a composition that goes no further
     if broken := broken_files(overrides, _groups()):
         return ConfigError("\n".join(broken))
     if isinstance(error, RecursionError):
@@ -108,7 +123,9 @@ def in_words(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if isinstance(error, OverrideParseException):
         return ConfigError(f"cannot read {error.override!r}: write key=value, e.g. method=lora trainer.epochs=3")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.partition("/")
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher":
+            return ConfigError(f"{unknown(group, name, error.options or [])} {LAUNCHERS}")
         return ConfigError(unknown(group, name or group, error.options or []))
     try:  # a key that is not there: let it through, and the dataclasses say what is wrong with it, and with the rest
         options = get_args_parser().parse_args(list(overrides))
@@ -139,7 +156,9 @@ def _forced(text: str, is_sweep: bool) -> str:
             raise ConfigError(f"{text}: several values need a sweep, python run.py -m {text}")
         text = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
     _check_group(text, OverridesParser.create().parse_override(text))
-    is_plain = text[0] != "~" and override.key_or_group not in _groups()
+    is_plain = (
+        text[0] != "~" and override.key_or_group not in _groups() and not override.key_or_group.startswith("hydra.")
+    )
     return "++" + text.lstrip("+") if is_plain else text
 
 

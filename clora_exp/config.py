@@ -88,6 +88,7 @@ class MethodConfig:
     basis: Literal["learned", "svd"] = "learned"  # svd: A and B from the truncated SVD of W0, frozen
     routing: Literal["none", "additive", "per_task"] = "none"  # R: identity, R_old + R_δ, or one a task
     routing_std: NonNegativeFloat = 1e-3  # start of R_δ from the second task on; of R_t on fixed factors 0
+    old_path: Literal["detached", "trained"] = "detached"  # of additive routing: whether A, B learn through R_old too
     inference_routing: Literal["latest", "snapshot"] = "latest"  # R as it is now, or as it was when the task ended
     gate: Literal["none", "scalar", "per_rank", "per_output"] = "none"  # sigmoid(γ) on the update
     gate_start: OpenFraction = 0.5  # the gate's value at the start of a task
@@ -121,6 +122,8 @@ class MethodConfig:
             )
         if self.factor_tasks is not None and (self.factors != "shared" or self.basis != "learned"):
             raise ValueError("factor_tasks needs factors=shared and basis=learned: it is when they stop to learn")
+        if self.old_path == "trained" and self.routing != "additive":
+            raise ValueError("old_path=trained needs routing=additive: there is no other old path")
         if self.inference_routing == "snapshot" and self.routing != "additive":
             raise ValueError("inference_routing=snapshot needs routing=additive: no other routing changes later")
         if self.warm_start != "none" and self.factors != "per_task" and self.routing != "per_task":
@@ -222,6 +225,15 @@ class TrainerConfig:
     checkpoint_every: NonNegativeFloat = 30.0  # seconds of a task, and longer where writing takes 2 %; 0: each step
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU when there is one
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    energy: Flag = False  # true: count what learning takes, in joules; needs the extra energy (codecarbon)
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where a run is followed beside its own folder, whose tables are always written. Its keys are loggers."""
+
+    __pydantic_config__ = STRICT
+    loggers: dict[str, Any] = field(default_factory=dict)  # name → its Config; keys of the yaml, not one key
 
 
 @dataclass(frozen=True)
@@ -233,11 +245,13 @@ class ExperimentConfig:
     tasks: TasksConfig
     model: ModelConfig
     trainer: TrainerConfig
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # or wandb, tensorboard, mlflow, beside the run's CSV
     scenario: ScenarioName = "task_incremental"  # or class_incremental, domain_incremental
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits
     eval_split: Literal["test", "validation"] = "test"  # what the accuracy matrix is measured on
     results_dir: FolderName = "results/runs"  # where runs go
+    dry_run: Flag = False  # true: say what would run, and how long it takes
     overwrite: Flag = False  # true: start again where this run exists
     report: Flag = True  # figures and report.md at the end
     reproduce: str | None = None  # a finished run, to be run again and compared
@@ -264,6 +278,10 @@ class Sections:
     method: PartsLike
     tasks: PartsLike
     model: PartsLike
+    logger: PartsLike
+
+
+PARTS = {"method": "strategies", "tasks": "sources", "logger": "loggers"}  # the field that holds a section's parts
 
 
 def structure(raw: Mapping[str, Any], sections: Sections) -> ExperimentConfig:
@@ -276,6 +294,8 @@ def structure(raw: Mapping[str, Any], sections: Sections) -> ExperimentConfig:
     values = dict(raw)
     for section in dataclasses.fields(sections):
         name = section.name
+        if name == "logger" and name not in values:  # a run's config.yaml from before there were any
+            continue
         values[name] = _with_parts(name, values.get(name), getattr(sections, name), problems)
     config = _build(ExperimentConfig, values, "", problems)
     if problems:
@@ -288,7 +308,7 @@ def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str])
     owner = _type_of(ExperimentConfig, section)
     if not isinstance(value, Mapping):
         return value
-    hidden = {"strategies", "sources", "kind", "settings"}
+    hidden = {*PARTS.values(), "kind", "settings"}
     own = {f.name for f in dataclasses.fields(owner)} - hidden
     plain, built = {}, {}
     for key, entry in value.items():
@@ -302,7 +322,7 @@ def _with_parts(section: str, value: Any, parts: PartsLike, problems: list[str])
             choices = own | set(parts.names())
             problems.append(unknown(f"key {section}.{key}={_short(entry)}: no field", key, choices))
     if section != "model":
-        return plain | {"strategies" if section == "method" else "sources": built}
+        return plain | {PARTS[section]: built}
     if len(built) != 1:
         problems.append(
             f"model: needs exactly one kind, has {sorted(built) or 'none'}; have: {', '.join(parts.names())}"

@@ -1,4 +1,4 @@
-"""Parts found by their file name: strategies, data sources, kinds of model.
+"""Parts found by their file name: strategies, data sources, kinds of model, loggers.
 
 A part is one module with a `Config` dataclass whose fields are the keys under the part's name in the yaml
 (`method.ewc.strength`). Adding one adds a file and edits none: there is no registry.
@@ -36,3 +36,4 @@ class Parts:
 strategies = Parts("clora_exp.methods")
 sources = Parts("clora_exp.tasks.sources")
 model_kinds = Parts("clora_exp.models")
+loggers = Parts("clora_exp.loggers")

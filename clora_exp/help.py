@@ -5,6 +5,7 @@ What is not asked like this (`--hydra-help`, `--info`, `--cfg hydra`, …) is an
 
 import inspect
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,13 @@ EXAMPLES = [
 OPTIONS = [  # what one reaches for first; the rest is in --cfg job
     "scenario",
     "seed",
-    "eval_split",
     "results_dir",
+    "dry_run",
     "overwrite",
-    "reproduce",
+    "logger",
     "method.rank",
     "method.learning_rate",
-    "method.protocol",
     "trainer.epochs",
-    "trainer.batch_size",
     "trainer.max_steps",
 ]
 
@@ -57,7 +56,14 @@ def help_text() -> str:
     lines += _table([(f"  {command}", purpose) for command, purpose in EXAMPLES])
     for group, title in (("method", "methods"), ("tasks", "streams of tasks"), ("model", "models")):
         lines += ["", f"{title}: {group}=…"]
-        lines += _table([(f"  {path.stem}", describe(path)) for path in sorted((CONF / group).glob("*.yaml"))])
+        paths = sorted((CONF / group).glob("*.yaml"))
+        larger = [
+            path for path in paths if re.search(r"^path: (?!null)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        ]
+        rows = [(f"  {path.stem}", describe(path)) for path in paths if path not in larger]
+        lines += _table([*rows, *([("  from the Hub", ", ".join(path.stem for path in larger))] if larger else [])])
+    names = ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+    lines += ["", *textwrap.wrap(f"sweeps, -m experiment=…: {names}", WIDTH, subsequent_indent="  ")]
     lines += ["", "options that matter (all: --cfg job; their meaning: clora_exp/config.py)"]
     composed = compose_raw([])
     lines += _table([(f"  {key}={_value(composed, key)}", meaning(key)) for key in OPTIONS])
@@ -67,9 +73,14 @@ def help_text() -> str:
 def configuration(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to as YAML that can be copied; a section's keys run on in one line."""
     composed = OmegaConf.to_container(compose_raw(overrides), resolve=True)
-    return yaml.safe_dump(
-        composed, default_flow_style=None, sort_keys=False, width=WIDTH - 28, allow_unicode=True
-    ).rstrip()
+    assert isinstance(composed, dict)
+    return yaml_text({key: value for key, value in composed.items() if value != {}})  # logger=csv has no keys
+
+
+def yaml_text(composed: Any) -> str:
+    """Return a configuration as YAML that can be copied."""
+    text = yaml.safe_dump(composed, default_flow_style=None, sort_keys=False, width=WIDTH - 28, allow_unicode=True)
+    return text.rstrip()
 
 
 def describe(path: Path) -> str:
@@ -93,6 +104,8 @@ def _keys(words: Sequence[str]) -> list[str]:
 
 def _value(composed: Any, key: str) -> str:
     value = OmegaConf.select(composed, key)
+    if key == "logger":
+        return "csv"  # the group's choice; its keys are loggers
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -4,22 +4,26 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from clora_exp.config import ExperimentConfig
-from clora_exp.tasks.stream import TaskStream
+from clora_exp.config import PARTS, ExperimentConfig
 
 NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
     "seed",
     "results_dir",
+    "dry_run",
     "overwrite",
     "report",
     "reproduce",
+    "logger",
     "trainer.num_workers",
     "trainer.checkpoint_every",
+    "trainer.energy",
 )
 SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
     "scenario": "task_incremental",
+    "method.old_path": "detached",
     "method.composition": "own",
     "method.magnitudes": "fixed",
     "method.head": "linear",
@@ -31,17 +35,31 @@ SINCE = {  # fields that came when there were runs already, with what those did:
 }
 
 
+class Facts(Protocol):
+    """What is asked of a stream here."""
+
+    @property
+    def names(self) -> list[str]: ...
+    def fingerprints(self) -> dict[str, dict[str, str]]: ...
+
+
+def run_folder(config: ExperimentConfig, stream: Facts, model_sha256: str) -> Path:
+    """Return where a run lies: <results_dir>/<tasks>/<method>/<hash>-s<seed>."""
+    place = Path(config.results_dir).expanduser() / config.tasks.name / config.method.name
+    return place / f"{run_hash(config, stream, model_sha256)}-s{config.seed}"
+
+
 def plain_config(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration as Hydra composed it: parts stand under their own names again."""
     plain = dataclasses.asdict(config)
-    for section, key in (("method", "strategies"), ("tasks", "sources")):
+    for section, key in PARTS.items():
         plain[section] |= plain[section].pop(key)
     kind = plain["model"].pop("kind")
     plain["model"][kind] = plain["model"].pop("settings")
     return plain
 
 
-def run_hash(config: ExperimentConfig, stream: TaskStream, model_sha256: str) -> str:
+def run_hash(config: ExperimentConfig, stream: Facts, model_sha256: str) -> str:
     """Return eight hex digits of what decides the numbers of a run, its seed apart.
 
     Content stands in for places: the data's fingerprints, and the weights' hash in place of where they lie.

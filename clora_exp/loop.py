@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +24,11 @@ from clora_exp.checkpoints import SessionCheckpoints, num_steps_of, seconds_of
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.evaluation.cost import CostMeter
+from clora_exp.evaluation.energy import EnergyMeter, check_energy
 from clora_exp.evaluation.written import Predicted
 from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
+from clora_exp.loggers.logs import Logs
 from clora_exp.methods.base import Method, check_strategies
 from clora_exp.models.batches import EncodedSplit, JointSplit
 from clora_exp.models.weights import make_weights
@@ -53,41 +56,41 @@ def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: S
     if folder.status == "done" and not config.overwrite and not folder.was_killed:
         return conclude(folder, terminal)
     device = device_of(config.trainer)
-    with folder.held(command):
+    with folder.held(command), Logs(folder, terminal) as logs:
         if folder.status != "done" or config.overwrite:  # another process may have ended it just now
-            learn(folder, device, command, terminal, callbacks)
+            learn(folder, device, command, terminal, logs, callbacks)
         else:
             folder.tidy()
         return conclude(folder, terminal)
 
 
 def learn(
-    folder: RunDirectory, device: torch.device, command: str, terminal: Terminal, callbacks: Sequence[Callback]
+    folder: RunDirectory,
+    device: torch.device,
+    command: str,
+    terminal: Terminal,
+    logs: Logs,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Do what is left of a run, in its folder."""
     config, stream = folder.config, folder.stream
-    terminal.header(config, stream, folder, device)
-    seed_everything(config.seed)
-    method = Method(config, stream, device)
-    terminal.method(method)
-    train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
-    held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
+    method, train, held_out = encoded(folder, device, terminal)
     folder.prepare(command, describe_environment(stream, folder.model_sha256, device))
     processes.wait()
     progress, state = folder.load_progress()
     begun = folder.load_session(progress)
     scenario = method.scenario
     plan = [s for s in sessions(config.method.protocol, scenario) if s.t >= progress.num_tasks_done]
-    first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)]
+    first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)] if state is None else []
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
+    logs.begin(progress, is_new=state is None)
 
     stop = StopOnSignal()
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
-
-    with folder.running(), stop, terminal.watching(config.trainer, [keep, stop, *callbacks]) as watch:
+    watching = terminal.watching(config.trainer, [keep, stop, logs, *callbacks])
+    with folder.running(), stop, EnergyMeter(config.trainer.energy, device) as energy, watching as watch:
         splits = [s.split(train, scenario) for s in plan]
-        measured_later = [held_out[t] for s in plan for t in s.measured]
-        watch.expect(splits, ([] if state is not None else [held_out[j] for j in first]) + measured_later)
+        watch.expect(splits, [held_out[t] for t in chain(first, *(s.measured for s in plan))])
         if state is not None:
             restore(method, state, folder)
             terminal.resumed(progress.matrix, progress.num_tasks_done, num_steps_of(begun))
@@ -95,6 +98,7 @@ def learn(
             progress.add_row("init", 0, *evaluate(method, held_out, first, config, progress, watch))
             terminal.row(progress.matrix, 0)
             folder.save_progress(progress, method.state_dict())
+            logs.follow(progress)
 
         for (t, learned, measured), split in zip(plan, splits, strict=True):
             task, what = stream.tasks[t], stream.names[t] if learned == [t] else "all tasks"
@@ -102,7 +106,7 @@ def learn(
             if start is not None:
                 method.load_state_dict(copy.deepcopy(start))
             log.info("learning %s", what)
-            cost = CostMeter(device, seconds_of(begun))
+            cost = CostMeter(device, seconds_of(begun), energy)
             method.before_task(t, task)
             steps = fit(method, split, what, config.trainer, seed, watch.learning(what, split), begun)
             begun = None
@@ -112,14 +116,30 @@ def learn(
             progress.end_session(t, what, steps, predicted, seconds)
             log.info("learned %s, accuracies %s", what, progress.matrix.values[t + 1].round(4).tolist())
             terminal.row(progress.matrix, t + 1)
-            sizes = [folder.save_adapter(j, method) for j in learned]
-            progress.costs.append(cost.of(what, sizes[-1], method.answering_bytes(), method.kept_bytes(), seconds))
+            stored = [folder.save_adapter(j, method) for j in learned][-1]
+            sizes = (stored, method.answering_bytes(), method.kept_bytes())
+            progress.costs.append(cost.of(what, *sizes, seconds, progress.num_measured))
             folder.save_progress(progress, method.state_dict())
+            logs.follow(progress)
             stop.check_together()
 
         folder.save_samples(method.samples(held_out))
         folder.finish(progress)
     stop.check()  # a signal that came in the very end ends a sweep
+
+
+def encoded(
+    folder: RunDirectory, device: torch.device, terminal: Terminal
+) -> tuple[Method, list[EncodedSplit], list[EncodedSplit]]:
+    """Return the method, and of every task what it learns from and what it is measured on as the model reads them."""
+    config, stream = folder.config, folder.stream
+    terminal.header(config, stream, folder, device)
+    seed_everything(config.seed)
+    method = Method(config, stream, device)
+    terminal.method(method)
+    train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
+    held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]
+    return method, train, held_out
 
 
 def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None:
@@ -137,6 +157,7 @@ def restore(method: Method, state: dict[str, Any], folder: RunDirectory) -> None
 def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStream, str]:
     """Return the tasks and the SHA-256 of the model; what does not fit together is refused before weights are made."""
     check_strategies(config)
+    check_energy(config.trainer.energy)
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
     Scenario(config.scenario, stream)
     make_weights(config.model, terminal.making)
@@ -190,7 +211,7 @@ def evaluate(
 
     A task whose deciding parameters have not changed since its last evaluation keeps its answers.
     """
-    started = time.perf_counter()
+    started, progress.num_measured = time.perf_counter(), 0
     answers: dict[int, Predicted] = {}
     for t in tasks:
         fingerprint = method.fingerprint(t)
@@ -200,4 +221,5 @@ def evaluate(
         else:
             answers[t] = predict(method, splits[t], config.trainer, watch.measuring(method.task_names[t], splits[t]))
             progress.answered_by[t] = fingerprint
+            progress.num_measured += len(splits[t])
     return answers, time.perf_counter() - started

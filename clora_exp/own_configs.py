@@ -26,10 +26,19 @@ def check_folders(words: Sequence[str]) -> None:
             raise ConfigError(f"{option}: no such folder; name one that holds method/, tasks/, model/ or trainer/")
 
 
+def own_folders(words: Sequence[str]) -> list[Path]:
+    """Return the folders that a command line names, beside the project's own."""
+    return [folder for _, folder in _named(words)]
+
+
 def broken_files(words: Sequence[str], groups: set[str]) -> list[str]:
     """Return what is wrong in the files of the user's own folders, one line a file."""
-    folders = [folder for _, folder in _named(words)]
-    files = [path for folder in folders for group in sorted(groups) for path in sorted((folder / group).glob("*.yaml"))]
+    files = [
+        path
+        for folder in own_folders(words)
+        for group in sorted(groups)
+        for path in sorted((folder / group).glob("*.yaml"))
+    ]
     return [f"{path}: {problem}" for path in files if (problem := _problem(path))]
 
 

@@ -37,6 +37,7 @@ class Progress:
         self.costs: list[TaskCost] = []
         self.answered_by: dict[int, str] = {}  # task → fingerprint of what gave its last answers
         self._packed: dict[int, bytes] = {}  # row → its part of predictions.csv.gz
+        self.num_measured = 0  # examples of the last evaluation; other answers were carried over
 
     def add_row(self, after: str, i: int, predicted: Mapping[int, Predicted], seconds: float) -> None:
         """Enter row i of the matrix, from the answers to the tasks that were evaluated."""

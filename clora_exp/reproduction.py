@@ -64,7 +64,8 @@ def reproduce(path: Path, terminal: Terminal) -> str:
     if recorded.status != "done":
         raise RunError(f"{path} is {recorded.status}, not done; finish it first: {recorded.command}")
     root = path.resolve().parents[2] / FOLDER
-    raw = recorded.config | {"results_dir": str(root), "overwrite": False, "report": False}
+    raw = recorded.config | {"results_dir": str(root), "overwrite": False, "report": False, "logger": {}}
+    raw["trainer"] = raw["trainer"] | {"energy": False}  # no result, and not to be had on every machine
     config = structure(raw, SECTIONS)
     torch.set_num_threads(recorded.environment["torch_threads"])  # sums in another order would differ
     for line in _changes(recorded, config, terminal, path):

@@ -31,13 +31,14 @@ import numpy as np
 import pandas as pd
 import yaml
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from clora_exp.adapters.export import write_peft
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, Interrupted, RunError
 from clora_exp.evaluation.cost import TaskCost
 from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
-from clora_exp.identity import plain_config, run_hash
+from clora_exp.identity import plain_config, run_folder
 from clora_exp.locks import HOLDER, LOCK, held
 from clora_exp.methods.base import Method, not_exportable
 from clora_exp.progress import Progress
@@ -64,9 +65,7 @@ class RunDirectory:
         """Name the folder; touches no disk."""
         self.config, self.stream, self.model_sha256 = config, stream, model_sha256
         self.scenario = Scenario(config.scenario, stream)
-        digest = run_hash(config, stream, model_sha256)
-        root = Path(config.results_dir).expanduser()
-        self.path = root / config.tasks.name / config.method.name / f"{digest}-s{config.seed}"
+        self.path = run_folder(config, stream, model_sha256)
         self._checkpoint = self.path / "checkpoint" / "state.safetensors"
         self._session = self.path / "checkpoint" / "session.safetensors"
 
@@ -259,9 +258,7 @@ class RunDirectory:
         basis, basis_file = method.adapters.basis() if method.adapters else {}, folder / "basis.safetensors"
         if basis and not basis_file.exists():
             write_state(basis_file, basis)
-        heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
-        tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
-        tensors |= {name: tensor.detach().cpu() for name, tensor in heads.items()}
+        tensors, layers = packed(state)
         weights = save_tensors(tensors)
         manifest = {
             "format": ADAPTER_FORMAT,
@@ -334,6 +331,13 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
+
+
+def packed(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Return what `adapter.safetensors` holds of a task's state, and which layers its stacked tensors are of."""
+    heads = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
+    tensors, layers = pack_layers({name: tensor for name, tensor in state.items() if name not in heads})
+    return tensors | {name: tensor.detach().cpu() for name, tensor in heads.items()}, layers
 
 
 def _json(value: Any) -> str:

@@ -103,7 +103,7 @@ def read_run(path: Path) -> StoredRun:
             matrix=matrix,
             metrics=metrics,
             history=_table(path, "metrics.csv", converters={"value": float}),  # exact, whatever the version of pandas
-            costs=_table(path, "cost.csv"),
+            costs=_table(path, "cost.csv", na_values={"energy_joules": [""]}),  # not counted
             answers=[json.loads(line) for line in answers.split("\n") if line],
         )
         _check(run)

@@ -153,8 +153,7 @@ def fit(
     Raises:
         RunError: the loss became NaN or infinite.
     """
-    num_steps = -(-split.num_batches(config.batch_size) * config.epochs // config.accumulate)
-    num_steps = min(num_steps, config.max_steps or num_steps)
+    num_steps = num_steps_of(split, config)
     session = Session(method, split.task, task_name, config, num_steps)
     if begun is not None:
         session.go_on(begun)
@@ -176,6 +175,12 @@ def fit(
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer.fit(session, batches)
     return session.steps
+
+
+def num_steps_of(split: EncodedSplit | JointSplit, config: TrainerConfig) -> int:
+    """Return the optimiser steps of a session."""
+    num_steps = -(-split.num_batches(config.batch_size) * config.epochs // config.accumulate)
+    return min(num_steps, config.max_steps or num_steps)
 
 
 def predict(

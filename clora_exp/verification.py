@@ -200,7 +200,9 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def _tiny_vit() -> Path:
     """Write a random ViT of two layers and width 16; the folder goes when the process ends."""
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder = Path(_folder().name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

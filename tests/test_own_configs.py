@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clora_exp.compose import check_words, in_words
+from clora_exp.compose import check_words, compose_experiment, in_words
 from clora_exp.errors import ConfigError
 from clora_exp.own_configs import broken_files
 
@@ -39,6 +39,13 @@ def test_a_good_file_and_another_error_are_left_alone(tmp_path: Path) -> None:
     assert broken_files(words, {"method"}) == []
     with pytest.raises(ZeroDivisionError):
         in_words(ZeroDivisionError(), words)
+
+
+def test_a_misspelt_key_of_ones_own_method_is_told_the_nearest(tmp_path: Path) -> None:
+    own(tmp_path, "defaults: [ewc]\nname: mine\n")
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "method=mine", "method.ewc.strenght=3"]
+    with pytest.raises(ConfigError, match=r"^unknown key method\.ewc\.strenght=3: .* Did you mean 'strength'\?"):
+        compose_experiment(words)
 
 
 @pytest.mark.parametrize("words", [["--config-dir", "nowhere"], ["hydra.searchpath=[file://nowhere]"]])

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_runs import known_runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,8 +52,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", PYTHON)
 def test_every_python_command_runs(command: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     given = {"FOLDER": tmp_path / "out", "TASK": "legal"}
-    if "RUN" in command.split():
-        given["RUN"] = request.getfixturevalue("finished")
+    for word in {"RUN", "RUN_A", "RUN_B"} & set(command.split()):
+        given[word] = request.getfixturevalue("finished")
+    if "RUNS" in command.split():
+        given["RUNS"] = known_runs(tmp_path / "runs")
     words = [str(given.get(word, word)) for word in shlex.split(command)[1:]]
     if "tasks.path=FOLDER" in words:  # an export is such a folder
         export = [sys.executable, "-m", "clora_exp.tasks", "export", "med_legal_code", str(given["FOLDER"])]
@@ -65,6 +68,8 @@ def test_every_python_command_runs(command: str, tmp_path: Path, request: pytest
         words += ["trainer.max_steps=2", f"results_dir={tmp_path}"]
     elif words[0] == "run.py":
         words += [*FEW, f"results_dir={tmp_path}"]
+    elif words[:2] == ["-m", "clora_exp.search"]:
+        words += ["trainer.max_steps=2", f"results_dir={tmp_path}"]
     elif words[0].startswith("benchmarks/"):
         words += ["--pairs", "2", "--steps", "3"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)

@@ -74,13 +74,18 @@ def _tiny(tiny_bert: Path, results: Path) -> list[str]:
         (["seed=1", "-m", "method=lora,clora"], "write options first, then settings"),
         (["--nope"], "--nope; write options first, then settings"),
         (["-m", "results_dir=/proc/nowhere"], "/proc/nowhere"),
-        (["-m", "trainer.epochs=glob(*)"], "glob chooses among method, model, tasks, trainer alone"),
+        (
+            ["-m", "trainer.epochs=glob(*)"],
+            "glob chooses among experiment, logger, method, model, tasks, trainer alone",
+        ),
         (["method.rank=100000"], "method.rank=100000: "),
         (["results_dir="], "results_dir=: must be the name of a folder"),
         ([f"results_dir={'x' * 300}"], "cannot be written: File name too long"),
         (["method.learning_rate=1e38"], "method.learning_rate=1e+38: must be less than or equal to 1000000"),
         (["tasks=files", "tasks.files.label_column=text"], "text_column and label_column are both 'text'"),
         (["+method=lora"], "write method=<name>; have:"),
+        (["experiment=task_order", "method=lora"], "is a sweep: python run.py -m experiment=task_order"),
+        (["-m", "method.rank=interval(1,2)"], "an interval is for a search"),
         (["method=lora,clora"], "several values need a sweep, python run.py -m method=lora,clora"),
         (["-m", "trainer.epoch=1,2"], "Did you mean 'epochs'?"),
         (["tasks.icd10=null"], "tasks.icd10=None: must be a section"),
@@ -170,3 +175,4 @@ def test_a_multirun_runs_every_job_and_leaves_nothing_beside_the_runs(tiny_bert:
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("metrics.json"))) == 4
     assert {p.name for p in ROOT.iterdir()} | tools == before
+    assert [p.name for p in tmp_path.iterdir()] == ["med_legal_code"]

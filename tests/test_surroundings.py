@@ -328,7 +328,7 @@ def test_a_stopped_sweep_says_its_command_which_does_what_is_missing(number: int
     assert command.split() == sweep[:-1]
     again = run_py(*command.split()[1:])
     assert again.returncode == 0, again.stderr
-    assert (again.stdout.count("is done already"), again.stdout.count("resumed  after")) == (1, 1)
+    assert (again.stdout.count(" done before: "), again.stdout.count("resumed  after")) == (1, 1)
     assert {path.read_text() for path in tmp_path.rglob("STATUS")} == {"done\n"}
 
 

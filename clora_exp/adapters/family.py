@@ -73,6 +73,9 @@ class FamilyLayer(nn.Module):
         self.task: int | None = None  # in the workspace
         self.num_ended = 0  # tasks
         r, like = self.rank, self.part("A").detach()
+        whole = torch.promote_types(
+            like.dtype, torch.float32
+        )  # PEFT casts parameters so, buffers it leaves as they are
         parts: dict[str, Tensor] = {}
         if settings.routing != "none":
             parts["routing"] = like.new_zeros(r, r)
@@ -85,11 +88,11 @@ class FamilyLayer(nn.Module):
             parts["magnitude"] = like.new_zeros(0)  # of each ended task; grows
         if settings.composition == "columns":
             parts["lateral"] = like.new_zeros(0, r, r)  # of the column in training; grows
-            self.register_buffer("lora_laterals", like.new_zeros(0, r, r))  # of those that ended
+            self.register_buffer("lora_laterals", like.new_zeros(0, r, r, dtype=whole))  # of those that ended
         for part, value in parts.items():
             setattr(self, f"lora_{part}", nn.ParameterDict({NAME: nn.Parameter(value)}))
         if settings.routing == "additive":
-            self.register_buffer("lora_routing_old", like.new_zeros(r, r))
+            self.register_buffer("lora_routing_old", like.new_zeros(r, r, dtype=whole))
         if settings.basis == "svd":
             self._use_svd_basis()
         self.adapter_layer_names = (*type(self).adapter_layer_names, *(f"lora_{part}" for part in parts))
@@ -97,7 +100,7 @@ class FamilyLayer(nn.Module):
         self.owned = owned_parts(settings)
         for part in self.owned:
             like_part = self.lora_routing_old if part == "snapshot" else self.part(part)
-            self.register_buffer(f"lora_stack_{part}", like_part.detach()[None][:0].clone())
+            self.register_buffer(f"lora_stack_{part}", like_part.detach()[None][:0].to(whole).clone())
 
     def reset_factors(self) -> None:
         """Draw A anew, Kaiming-uniform, and set B to zero, as LoRA starts."""

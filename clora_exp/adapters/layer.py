@@ -32,15 +32,14 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
         result = self.base_layer(x, *args, **kwargs)
         if self.settings.composition == "columns" and not self.disable_adapters:
             task = active_task()
-            return (
-                result if isinstance(task, Unlearned) else result + self.columns(x, int(task), self.lora_dropout[NAME])
-            )
+            if isinstance(task, Unlearned):
+                return result
+            update = self.columns(_in_type_of(self.part("A"), x), int(task), self.lora_dropout[NAME])
+            return result + update.to(result.dtype)
         parts = None if self.disable_adapters else self.parts_of(active_task())
         if parts is None:
             return result
-        x = self.lora_dropout[NAME](x)
-        if x.dtype != parts.A.dtype and not torch.is_autocast_enabled(x.device.type):
-            x = x.to(parts.A.dtype)  # a base in half precision, adapters in single
+        x = _in_type_of(parts.A, self.lora_dropout[NAME](x))
         factor: Tensor | float = parts.scale  # acts over r: a number, (1,), (r,); mixed (n, 1), (n, r)
         if isinstance(factor, Tensor):
             factor = factor[..., None]
@@ -59,9 +58,15 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
             if parts.R_old is None:
                 update = linear(linear(linear(x, parts.A), R), parts.B)
             else:
-                update = _additive(x, parts.A, parts.B, parts.R_old * rows, R)
+                is_detached = self.settings.old_path == "detached"
+                update = _additive(x, parts.A, parts.B, parts.R_old * rows, R, is_detached)
         update = update if output_gate is None else _over_last(update, output_gate)
         return result + update.to(result.dtype)
+
+
+def _in_type_of(A: Tensor, x: Tensor) -> Tensor:
+    """Return x as the adapters read it: single precision, also where the base is in half; autocast casts by itself."""
+    return x if x.dtype == A.dtype or torch.is_autocast_enabled(x.device.type) else x.to(A.dtype)
 
 
 def _over_last(x: Tensor, factor: Tensor | float) -> Tensor:
@@ -71,9 +76,9 @@ def _over_last(x: Tensor, factor: Tensor | float) -> Tensor:
     return x * factor
 
 
-def _additive(x: Tensor, A: Tensor, B: Tensor, R_old: Tensor, R_delta: Tensor) -> Tensor:
-    """Return B (R_old + R_δ) A x; through `RoutedUpdate` where A and B train."""
-    if not (A.requires_grad and torch.is_grad_enabled()):
+def _additive(x: Tensor, A: Tensor, B: Tensor, R_old: Tensor, R_delta: Tensor, is_detached: bool) -> Tensor:
+    """Return B (R_old + R_δ) A x; through `RoutedUpdate` where A and B train through R_δ alone."""
+    if not (is_detached and A.requires_grad and torch.is_grad_enabled()):
         return linear(linear(linear(x, A), R_old + R_delta), B)
     tensors = [x, A, B, R_old, R_delta]
     if torch.is_autocast_enabled(x.device.type):  # a Function of our own is not cast by autocast

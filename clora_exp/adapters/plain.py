@@ -57,7 +57,9 @@ class PlainLinear(FamilyLayer):
         inner = torch.diag(gate) if kind == "per_rank" else torch.eye(r).to(A)
         delta = B @ inner @ R @ A
         if parts.R_old is not None:
-            delta = delta + B.detach() @ inner @ parts.R_old @ A.detach()
+            is_detached = self.settings.old_path == "detached"
+            A_old, B_old = (A.detach(), B.detach()) if is_detached else (A, B)
+            delta = delta + B_old @ inner @ parts.R_old @ A_old
         if kind in ("scalar", "per_output"):
             delta = torch.diag(gate.expand(self.out_features)) @ delta
         return parts.scale * delta

@@ -1,4 +1,4 @@
-"""What a task costs beside its accuracy: parameters, bytes, seconds, memory. One row a session in `cost.csv`."""
+"""What a task costs beside its accuracy: parameters, bytes, seconds, memory, energy; a row a session in `cost.csv`."""
 
 import re
 import sys
@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from clora_exp.evaluation.energy import OFF, Energy, EnergyMeter
+
 PROC = Path("/proc/self")
 
 
@@ -19,6 +21,7 @@ class TaskCost:
 
     `answering_bytes` is all that answers the tasks so far, beside a frozen backbone: adapters, heads, what identifies
     tasks, or the whole of a backbone that trains. `kept_bytes` is what later tasks are learned by, e.g. examples.
+    `energy_joules` is of learning, see `energy.py`; None where `energy_source` is off or unknown, with the reason.
     """
 
     task: str
@@ -29,13 +32,19 @@ class TaskCost:
     peak_memory_bytes: int  # of the whole process; on a GPU what torch allocated there
     answering_bytes: int = 0
     kept_bytes: int = 0
+    energy_joules: float | None = None
+    energy_source: str = OFF  # or measured, estimated, "unknown: …"
+    evaluated_examples: int = 0  # in evaluation_seconds: answers that cannot have changed are carried over
 
 
 class CostMeter:
     """Measures one session from its making on; `earlier_s` are the seconds that an interrupted one has trained."""
 
-    def __init__(self, device: torch.device, earlier_s: float = 0.0) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, earlier_s: float = 0.0, energy: EnergyMeter | None = None) -> None:
+        self._device, self._meter, self._energy = device, energy, Energy()
+        self._is_whole = earlier_s == 0
+        if energy is not None:
+            energy.start()
         self._started = time.perf_counter() - earlier_s
         self._train_seconds, self._num_trainable = 0.0, 0
         restart_peak_memory(device)
@@ -44,9 +53,19 @@ class CostMeter:
         """Say that training is over, and how many parameters it moved."""
         self._num_trainable = num_trainable
         self._train_seconds = time.perf_counter() - self._started
+        if self._meter is not None:
+            counted = self._meter.stop()
+            goes_on = counted.source != OFF and not self._is_whole
+            self._energy = Energy(None, "unknown: the session was interrupted") if goes_on else counted
 
     def of(
-        self, task: str, adapter_bytes: int, answering_bytes: int, kept_bytes: int, evaluation_seconds: float
+        self,
+        task: str,
+        adapter_bytes: int,
+        answering_bytes: int,
+        kept_bytes: int,
+        evaluation_seconds: float,
+        evaluated_examples: int,
     ) -> TaskCost:
         """Return the session's cost."""
         return TaskCost(
@@ -58,6 +77,9 @@ class CostMeter:
             peak_memory_bytes(self._device),
             answering_bytes,
             kept_bytes,
+            self._energy.joules,
+            self._energy.source,
+            evaluated_examples,
         )
 
 

@@ -112,6 +112,12 @@ DEFINED_BY_MATRIX: dict[str, tuple[Callable[[np.ndarray], float], int]] = {  # n
     "forward_transfer": (forward_transfer, 2),
 }
 
+MISSING = {  # protocol → why cells that a metric needs are not there
+    "joint": "all tasks are learned at once: there is no row between the first and the last",
+    "single": "each task is learned alone: only the diagonal is there",
+}
+INCOMPLETE = "the accuracy matrix is not complete"
+
 
 def metrics_of_run(
     matrix: AccuracyMatrix,
@@ -133,10 +139,7 @@ def metrics_of_run(
         answers_untrained: whether a task can be answered before it is learned: a language model knows what words mean.
         written: scores of free-form answers after the last task, by name, see `written.py`.
     """
-    missing = {
-        "joint": "all tasks are learned at once: there is no row between the first and the last",
-        "single": "each task is learned alone: only the diagonal is there",
-    }.get(protocol, "the accuracy matrix is not complete")
+    missing = MISSING.get(protocol, INCOMPLETE)
     no_forward = {
         "task_incremental": None if answers_untrained else "before a task is learned its own head is untrained: chance",
         "class_incremental": "before a task is learned its classes cannot be answered",

@@ -2,7 +2,8 @@
 
 `predictions.csv.gz` has the columns after (`init` or the task just learned), task, example (its id), label, predicted
 (both by name; of a free-form task response and what was written). Equal answers are equal bytes: the gzip header
-holds neither time nor name.
+holds neither time nor name. Stripped runs have the same table a fifth as large: a row an example, a column an
+evaluation, see `to_packed_bytes`; `read_predictions` reads both.
 """
 
 import csv
@@ -18,6 +19,7 @@ from clora_exp.errors import RunError
 from clora_exp.evaluation.matrix import INIT, AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified
 from clora_exp.evaluation.written import Predicted, Written
+from clora_exp.files import csv_text
 from clora_exp.received import unpacked
 from clora_exp.tasks.scenario import Scenario
 
@@ -84,16 +86,51 @@ def _gzipped(text: str) -> bytes:
 HEADER = packed([COLUMNS])
 
 
+def to_bytes(frame: pd.DataFrame) -> bytes:
+    """Return a table as gzipped CSV, the same bytes for the same answers."""
+    return _gzipped(csv_text(frame))
+
+
+def to_packed_bytes(frame: pd.DataFrame) -> bytes:
+    """Return the table with task, example and label once, and a column for each row of the accuracy matrix.
+
+    A cell is "=" and the answer, or empty where the example was not evaluated. Nothing is lost: `read_predictions`
+    gives `frame` again.
+    """
+    numbered = frame.assign(
+        number=frame.groupby(["after", "task"], sort=False).cumcount(), cell="=" + frame["predicted"]
+    )
+    keys = ["task", "number", "example", "label"]
+    table = numbered.drop_duplicates(keys)[keys]
+    for after, rows in numbered.groupby("after", sort=False):
+        table = table.merge(rows[[*keys, "cell"]].rename(columns={"cell": f"after {after}"}), "left", on=keys)
+    return to_bytes(table.drop(columns="number").fillna(""))
+
+
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read `predictions.csv.gz`; every column is text, whatever the labels look like.
+    """Read `predictions.csv.gz`, packed or not; every column is text, whatever the labels look like.
 
     Raises:
-        RunError: it cannot be read, or unpacks to far more than a table of answers does.
+        RunError: it cannot be read, lacks a column, or unpacks to far more than a table of answers does.
     """
     try:
-        return pd.read_csv(unpacked(path), dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        frame = pd.read_csv(unpacked(path), dtype=str, keep_default_na=False)
+        frame = _unpacked(frame) if any(name.startswith("after ") for name in frame) else frame
+        if list(frame) != COLUMNS:
+            raise ValueError(f"it has the columns {', '.join(frame)}, not {', '.join(COLUMNS)}")
+        return frame
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _unpacked(packed: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a row an answer, as it was before `to_packed_bytes`."""
+    parts = []
+    for name in packed.columns[3:]:
+        rows = packed[packed[name] != ""]
+        answers = {"after": name.removeprefix("after "), "predicted": rows[name].str[1:]}
+        parts.append(rows[["task", "example", "label"]].assign(**answers))
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
 def accuracy_matrix(frame: pd.DataFrame, tasks: list[str]) -> AccuracyMatrix:

@@ -4,12 +4,14 @@ python -m clora_exp.methods list
 python -m clora_exp.methods verify
 python -m clora_exp.methods verify method=ewc,clora_replay
 python -m clora_exp.methods verify method=ewc method.ewc.mode=online
+python -m clora_exp.methods verify --config-dir FOLDER method=mine
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -24,6 +26,7 @@ from clora_exp.help import describe
 from clora_exp.methods.base import strategy_class
 from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.strategy import EVERY_SCENARIO
+from clora_exp.own_configs import check_folders, own_folders
 from clora_exp.verification import check, promises
 
 
@@ -38,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("list", help="each method: source, what it stores, what it costs, its scenarios")
     verify_parser = commands.add_parser("verify", help="measure what methods promise, on small exact problems")
     verify_parser.add_argument("overrides", nargs="*", help="method=a,b: these only; and any key, as on run.py")
+    verify_parser.add_argument("--config-dir", metavar="FOLDER", help="methods of your own, FOLDER/method/*.yaml too")
     options = parser.parse_args(arguments)
     os.environ["HF_HUB_OFFLINE"] = "1"
     console = Console(highlight=False)
@@ -45,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "list":
             show(console)
             return 0
-        return 0 if verify(options.overrides, console) else 1
+        own = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"] if options.config_dir else []
+        check_folders([*own, *options.overrides])
+        return 0 if verify([*own, *options.overrides], console) else 1
     except CloraError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -57,7 +63,8 @@ def methods(overrides: Sequence[str]) -> dict[str, MethodConfig]:
     Raises:
         ConfigError: an unknown name or key.
     """
-    every = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    folders = [CONF, *own_folders(overrides)]
+    every = sorted({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
     asked = [word.removeprefix("method=") for word in overrides if word.startswith("method=")]
     names = [name for word in asked for name in word.split(",")] or every
     for name in names:
@@ -109,15 +116,12 @@ def show(console: Console) -> None:
     """Print each method with its source, what it keeps between tasks, its cost, and its scenarios."""
     for name, settings in methods([]).items():
         strategies = [strategy_class(strategy) for strategy in settings.strategies]
-        scenarios = [s for s in EVERY_SCENARIO if all(s in strategy.scenarios for strategy in strategies)]
-        if settings.protocol == "single":
-            scenarios.remove("class_incremental")
         facts = {
             "source": "; ".join(strategy.source for strategy in strategies if strategy.source),
             "keeps": "; ".join([_kept(settings), *(s.stores for s in strategies if s.stores != "nothing")]),
             "a step": "; ".join(strategy.step_cost for strategy in strategies) or _step(settings),
             "a task": "; ".join(s.task_cost for s in strategies if s.task_cost != "none"),
-            "scenarios": ", ".join(scenario.removesuffix("_incremental") for scenario in scenarios),
+            "scenarios": ", ".join(scenario.removesuffix("_incremental") for scenario in scenarios_of(settings)),
         }
         console.print(Text(f"{name:<14}", style="bold").append(describe(CONF / "method" / f"{name}.yaml"), "default"))
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -125,6 +129,13 @@ def show(console: Console) -> None:
             if words:
                 grid.add_row(" " * 12, Text(fact, style="dim"), words)
         console.print(grid)
+
+
+def scenarios_of(settings: MethodConfig) -> list[str]:
+    """Return the scenarios in which a method can run."""
+    strategies = [strategy_class(strategy) for strategy in settings.strategies]
+    allowed = [s for s in EVERY_SCENARIO if all(s in strategy.scenarios for strategy in strategies)]
+    return [s for s in allowed if settings.protocol != "single" or s != "class_incremental"]
 
 
 def _kept(settings: MethodConfig) -> str:

@@ -65,6 +65,7 @@ def _from_hub(config: ModelConfig) -> Path:
         ModelError: there is no such model, or no network.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert config.path is not None
@@ -80,9 +81,10 @@ def _from_hub(config: ModelConfig) -> Path:
         folder = Path(snapshot_download(config.path, allow_patterns=wanted))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        asked = "is asked only with HF_HUB_OFFLINE=0 before the command" if HF_HUB_OFFLINE else reason
         raise ModelError(
-            f"model.path={config.path}: no such folder, and not to be had from the Hugging Face Hub ({reason}). Where "
-            "there is no network, set model.path to a folder as transformers' save_pretrained writes it"
+            f"model.path={config.path}: no such folder, and not to be had from the Hugging Face Hub ({asked}; a gated "
+            "model needs `hf auth login` too). Else set model.path to a folder that transformers' save_pretrained wrote"
         ) from error
     for pattern in config.settings.files:
         if not any(folder.glob(pattern)):

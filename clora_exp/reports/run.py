@@ -7,7 +7,8 @@ import numpy as np
 from clora_exp.errors import RunError, unknown
 from clora_exp.files import place_of, write_atomically
 from clora_exp.reports.figures import draw_all
-from clora_exp.reports.words import METRICS, duration, markdown_row, number, sentence, signed, size, threads
+from clora_exp.reports.siblings import metrics_beside
+from clora_exp.reports.words import METRICS, duration, energy, markdown_row, number, sentence, signed, size, threads
 from clora_exp.runs import FILES, StoredRun, read_run
 
 CAPTIONS = {
@@ -109,9 +110,11 @@ def _cell(run: StoredRun, i: int, j: int) -> str:
 
 def _metrics(run: StoredRun) -> str:
     lines = [markdown_row(["metric", "value", "in words"]), _rule(3)]
-    for name, metric in run.metrics.items():
+    for name, metric in (run.metrics | metrics_beside(run)).items():
         value = "–" if metric.value is None else number(name, metric.value)
-        words = METRICS[name] if metric.value is not None else f"{METRICS[name]}; undefined: {metric.reason}"
+        words = f"{METRICS[name]}; undefined: {metric.reason}" if metric.value is None else METRICS[name]
+        if metric.value is not None and metric.reason:
+            words += f", {metric.reason}"
         lines.append(markdown_row([f"`{name}`", value, words]))
     return "\n".join(lines) + "\n\nThe definitions and their sources are in `clora_exp/evaluation/metrics.py`."
 
@@ -135,8 +138,10 @@ def _one_line(text: str) -> str:
 def _cost(run: StoredRun) -> str:
     keeps = "kept_bytes" in run.costs and bool(run.costs["kept_bytes"].any())
     counts = "answering_bytes" in run.costs
+    has_energy = "energy_source" in run.costs and bool((run.costs["energy_source"] != "off").any())
     heads = ["task", "trainable parameters", "bytes on disk", "learning", "measuring", "peak memory"]
     heads += (["answers all so far"] if counts else []) + (["kept to learn by"] if keeps else [])
+    heads += ["energy"] if has_energy else []
     lines = [markdown_row(heads), _rule(len(heads))]
     for cost in run.costs.itertuples():
         lines.append(
@@ -150,6 +155,7 @@ def _cost(run: StoredRun) -> str:
                     size(cost.peak_memory_bytes),
                     *([size(cost.answering_bytes)] if counts else []),
                     *([size(cost.kept_bytes)] if keeps else []),
+                    *([energy(cost.energy_joules, cost.energy_source)] if has_energy else []),
                 ]
             )
         )
@@ -168,6 +174,7 @@ def _cost(run: StoredRun) -> str:
             else ""
         )
         + (" Kept to learn by: examples, importances." if keeps else "")
+        + (" Energy is that of CPU and GPU while learning." if has_energy else "")
         + (whole if method["trainable"] == "all" and not method["save_weights"] else "")
     )
 

@@ -21,6 +21,7 @@ from clora_exp.config import ExperimentConfig, TrainerConfig
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.reports.progress import Bars, Lines, Watch
 from clora_exp.reports.rows import Rows
+from clora_exp.reports.siblings import metrics_beside
 from clora_exp.reports.words import METRICS, duration, number, sentence, size, threads
 from clora_exp.results import RunDirectory
 from clora_exp.runs import FILES, StoredRun
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """Prints one run. `interval_s` is the time between progress lines where there is no terminal."""
+    """Prints one run. `interval_s` is the time between progress lines where there is no terminal.
 
-    def __init__(self, console: Console | None = None, interval_s: float = 5.0) -> None:
+    Of one run of many, `is_brief`, the result is a sentence.
+    """
+
+    def __init__(self, console: Console | None = None, interval_s: float = 5.0, is_brief: bool = False) -> None:
         self.console = console or Console(highlight=False, markup=False)
-        self.interval_s = interval_s
+        self.interval_s, self.is_brief = interval_s, is_brief
         self._protocol = "sequence"
         self._num_rows = 0
 
@@ -132,6 +136,9 @@ class Terminal:
             )  # fmt: skip
             for i in range(len(run.matrix.rows)):
                 self.row(run.matrix, i)
+        if self.is_brief:
+            self.console.print(Text("\n" + sentence(run), style="bold"))
+            return
         self._metrics(run)
         seconds = run.costs["train_seconds"].sum(), run.costs["evaluation_seconds"].sum()
         disk, memory = size(run.costs["adapter_bytes"].mean()), size(run.costs["peak_memory_bytes"].max())
@@ -140,6 +147,14 @@ class Terminal:
         self.console.print(Text("\n" + sentence(run), style="bold"))
         self._map(run)
         self._next(run)
+
+    def followed(self, logger: str, where: str) -> None:
+        """Say where a logger shows the run."""
+        self._line("log", f"{logger}: {where}")
+
+    def unfollowed(self, logger: str, why: str) -> None:
+        """Say that a logger is in trouble, which ends nothing else."""
+        self._line("log", f"{logger} stops: {why}; the run goes on, its own tables have everything")
 
     def unreported(self, folder: RunDirectory) -> None:
         """Say that a finished run lies where its page cannot be written."""
@@ -154,9 +169,11 @@ class Terminal:
 
     def _metrics(self, run: StoredRun) -> None:
         table = Table.grid(padding=(0, 2, 0, 0))
-        for name, metric in run.metrics.items():
+        for name, metric in (run.metrics | metrics_beside(run)).items():
             value = Text("—", style="dim") if metric.value is None else Text(number(name, metric.value))
             explanation = metric.reason if metric.value is None else METRICS[name]
+            if metric.value is not None and metric.reason:
+                explanation += f", {metric.reason}"
             table.add_row(Text(name), value, Text(explanation, style="dim"))
         self.console.print()
         self.console.print(table)

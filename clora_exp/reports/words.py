@@ -78,6 +78,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} m {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} m"
 
 
+def energy(joules: float, source: str) -> str:
+    """Return joules with how they were found, or why there are none."""
+    if joules != joules:  # NaN
+        return f"– ({source})"
+    number = (
+        f"{joules:.3g} J" if joules < 1000 else f"{joules / 1000:.3g} kJ" if joules < 1e6 else f"{joules / 1e6:.3g} MJ"
+    )
+    return f"{number}, {source}"
+
+
 def p_value(value: float) -> str:
     """Return a p-value with three decimals, or in powers of ten where that would be 0.000."""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -134,7 +134,11 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[Row]:
             problems.add("twice", line, f"key {error.args[0]!r} stands in it twice")
             continue
         except json.JSONDecodeError as error:
-            problems.add("json", line, f"no JSON: {error.msg} at column {error.colno}; each line is one object")
+            problems.add(
+                "json",
+                line,
+                f"no JSON: {error.msg.removesuffix(' at')} at column {error.colno}; each line is one object",
+            )
             continue
         except (ValueError, RecursionError) as error:
             what = "too deep" if isinstance(error, RecursionError) else "a number has thousands of digits"

@@ -29,12 +29,13 @@ EVERY = [
     dataclasses.replace(CLORA, gate="per_rank", scale="learned"),
     dataclasses.replace(CLORA, gate="per_output"),
     dataclasses.replace(CLORA, inference_routing="snapshot"),
+    dataclasses.replace(CLORA, old_path="trained"),
     *ISOLATED,
 ]
 
 
 def name_of(s: MethodConfig) -> str:
-    kinds = (s.factors, s.basis, s.factor_tasks, s.routing, s.inference_routing, s.gate, s.scale)
+    kinds = (s.factors, s.basis, s.factor_tasks, s.routing, s.old_path, s.inference_routing, s.gate, s.scale)
     return "-".join(map(str, kinds))
 
 

@@ -240,3 +240,18 @@ def test_a_base_in_half_precision_keeps_its_dtype_and_the_adapters_theirs(settin
             y = layer(x.to(torch.bfloat16))
         assert y.dtype == torch.bfloat16
         torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.1)
+
+
+def test_with_the_old_path_trained_the_factors_see_the_whole_update() -> None:
+    """∂L/∂B = s G (R A)ᵀ with the whole R; with the old path detached R_δ stands in R's place."""
+    x, G = torch.randn(3, 10, dtype=torch.float64), torch.ones(8, 3, dtype=torch.float64)
+    for old_path in ("detached", "trained"):
+        layer = make(dataclasses.replace(CLORA, old_path=old_path))
+        learn(layer, 0, 1)
+        layer.start_task(1)
+        nn.init.normal_(layer.part("routing"))
+        with answering(1):
+            layer(x).sum().backward()
+        R = layer.part("routing") + (layer.lora_routing_old if old_path == "trained" else 0)
+        expected = layer.scaling[NAME] * (G @ x) @ (R @ layer.part("A")).T
+        torch.testing.assert_close(layer.part("B").grad, expected)

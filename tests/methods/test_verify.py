@@ -55,6 +55,18 @@ def test_unknown_names_and_impossible_settings_are_one_line(capsys) -> None:
     assert len(error.splitlines()) == 1
 
 
+def test_a_method_in_a_folder_of_ones_own_is_verified_too(tmp_path, capsys) -> None:
+    path = tmp_path / "method" / "narrow.yaml"
+    path.parent.mkdir()
+    path.write_text("defaults: [clora]\nname: narrow\nrank: 2\n")
+    assert main(["verify", "--config-dir", str(tmp_path), "method=narrow"]) == 0
+    assert "1 method: every promise is kept" in capsys.readouterr().out
+    assert main(["verify", "--config-dir", str(tmp_path), "method=narow"]) == 2
+    assert "Did you mean 'narrow'?" in capsys.readouterr().err
+    assert main(["verify", "--config-dir", str(tmp_path / "nowhere"), "method=narrow"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_the_list_names_every_method_with_its_source_and_scenarios(capsys) -> None:
     assert main(["list"]) == 0
     words = " ".join(capsys.readouterr().out.split())

@@ -20,9 +20,10 @@ from clora_exp.models.prompts import Told
 from clora_exp.session import fit
 from clora_exp.tasks.stream import load_stream
 
-KINDS = ["LlamaForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel"]
+KINDS = ["LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel"]
 MORE = {
     "LlamaForCausalLM": {},
+    "Qwen3ForCausalLM": {"head_dim": 16, "num_key_value_heads": 1},
     "Gemma3ForCausalLM": {
         "head_dim": 16,
         "num_key_value_heads": 1,
@@ -194,8 +195,9 @@ def test_a_template_of_one_s_own_for_all_tasks_or_for_one(tiny_words) -> None:
     assert [model.prompts.answer_start(Told(name, "", ("red",))) for name in ("first", "second")] == ["", " "]
 
 
-def test_bfloat16_weights_train_with_adapters_in_float32(tiny_words) -> None:
-    config = tiny_words("causal_lm", "method=clora_gated", "model.causal_lm.dtype=bfloat16", "trainer.epochs=1")
+@pytest.mark.parametrize("name", ["clora", "clora_gated", "progressive"])
+def test_bfloat16_weights_train_with_adapters_in_float32(name: str, tiny_words) -> None:
+    config = tiny_words("causal_lm", f"method={name}", "model.causal_lm.dtype=bfloat16", "trainer.epochs=1")
     stream = load_stream(config.tasks, 0)
     method = Method(config, stream)
     method.before_task(0, stream.tasks[0])
@@ -203,6 +205,8 @@ def test_bfloat16_weights_train_with_adapters_in_float32(tiny_words) -> None:
     assert all(np.isfinite(step.loss) for step in steps)
     assert {p.dtype for n, p in method.model.named_parameters() if "lora_" not in n} == {torch.bfloat16}
     assert {p.dtype for n, p in method.model.named_parameters() if "lora_" in n} == {torch.float32}
+    method.after_task(0, stream.tasks[0])
+    assert {buffer.dtype for n, buffer in method.model.named_buffers() if "lora_" in n} == {torch.float32}
 
 
 def test_the_output_layer_cannot_be_adapted(tiny_words) -> None:

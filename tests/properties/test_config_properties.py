@@ -91,7 +91,7 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
     strategies = {name: varied(draw, section) for name, section in base.method.strategies.items()}
     method = dataclasses.replace(varied(draw, base.method), strategies=strategies)
     sections = {"method": method, "trainer": varied(draw, base.trainer)}
-    sections |= {"tasks": varied(draw, base.tasks), "model": varied(draw, base.model)}
+    sections |= {"tasks": varied(draw, base.tasks), "model": varied(draw, base.model), "logger": base.logger}
     try:
         own = [name for name in fields_of(base) if name not in sections]
         hints = fields_of(base)
@@ -144,9 +144,12 @@ def test_what_does_not_change_the_numbers_does_not_change_the_hash(config: Exper
         new = {name: data.draw(values(hints[name]), label=name) for name in names}
         return dataclasses.replace(section, **new)
 
-    other = drawn(config, [name for name in NOT_IN_HASH if "." not in name])
+    other = drawn(config, [name for name in NOT_IN_HASH if "." not in name and name != "logger"])
     other = dataclasses.replace(
         other,
+        logger=compose_experiment(
+            [f"logger={data.draw(st.sampled_from(['csv', 'wandb', 'tensorboard', 'mlflow']))}"]
+        ).logger,
         trainer=drawn(config.trainer, [n.removeprefix("trainer.") for n in NOT_IN_HASH if n.startswith("trainer.")]),
         model=drawn(config.model, list(PLACES)),
         tasks=drawn(config.tasks, ["description", "path"]),

@@ -32,7 +32,9 @@ def folder() -> Path:
 def make(progress: Progress) -> None:
     """Train, and write the folder as transformers' save_pretrained does."""
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of a second, under the bar that there is
     images, _ = digits.images("train")
     pixels = torch.from_numpy(images).float().div(127.5).sub(1)[:, None]  # as the processor below normalises
     config = ViTConfig(

@@ -1,0 +1,1 @@
+"""Where a run is followed beside its own folder: one file a logger, told by `logs.py`."""
