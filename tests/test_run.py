@@ -73,7 +73,6 @@ def _tiny(tiny_bert: Path, results: Path) -> list[str]:
         (["=3"], "cannot read '=3': write key=value"),
         (["seed=1", "-m", "method=lora,clora"], "write options first, then settings"),
         (["--nope"], "--nope; write options first, then settings"),
-        (["-m", "results_dir=/proc/nowhere"], "/proc/nowhere"),
         (
             ["-m", "trainer.epochs=glob(*)"],
             "glob chooses among experiment, logger, method, model, tasks, trainer alone",

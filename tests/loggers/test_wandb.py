@@ -16,6 +16,7 @@ from trials import content, quiet
 from clora_exp.errors import Interrupted
 from clora_exp.loop import run
 from clora_exp.results import RunDirectory
+from clora_exp.tasks.cache import cache_dir
 
 
 def kept(folder: RunDirectory) -> Kept:
@@ -194,7 +195,7 @@ def typed(home: Path, *words: str, **environment: str) -> subprocess.CompletedPr
     """Run run.py online, at a home where nobody has logged in."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     command = [sys.executable, "run.py", "logger=wandb", *words]
-    environment = own | {"HOME": str(home)} | environment
+    environment = own | {"HOME": str(home), "CLORA_EXP_CACHE": str(cache_dir())} | environment
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 

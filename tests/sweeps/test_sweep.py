@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clora_exp.errors import ConfigError
+from clora_exp.errors import ConfigError, RunError
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ["tasks=split_digits", "model=vit_digits", "trainer.accelerator=cpu", "report=false"]
@@ -79,6 +79,11 @@ def test_what_does_not_compose_is_refused_before_any_job(words: list[str], swept
     with pytest.raises(ConfigError, match=r"unknown method 'lroa'; have: .*Did you mean 'lora'"):
         swept("method=frozen,lroa")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(swept) -> None:
+    with pytest.raises(RunError, match=r"^results_dir=/proc/nowhere: cannot be written: No such file or directory$"):
+        swept("method=frozen", "results_dir=/proc/nowhere")
 
 
 def test_a_launcher_that_is_not_there_names_what_installs_more(swept) -> None:
