@@ -22,7 +22,7 @@ COSTS = {  # name → what it is
     "evaluation_ms": "milliseconds an example, of the last evaluation",
     "peak_memory_bytes": "largest memory of any session; of a CPU the whole process's",
 }
-LONGEST_LABEL = 30
+LONGEST_LABEL = 36
 ELSEWHERE = ("results_dir", "path", "package", "subfolder", "recipe", "hub_id", "revision", "description")
 
 
@@ -141,7 +141,8 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def labels(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
     """Return a short name for each (method, digest, flat configuration), different for each.
 
-    A method with one setting has its own name; others have what differs, `clora rank=8`, where that is short.
+    A method with one setting has its own name; others have what differs, `clora rank=8`, where that is short. A value
+    that more than half of them have is left out: in an ablation the plain setting is `clora` alone.
     """
     found = []
     for method, digest, config in named:
@@ -150,9 +151,11 @@ def labels(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
             found.append(method)
             continue
         different = differing(same)
-        words = ", ".join(f"{key.split('.')[-1]}={_short(config.get(key))}" for key in different)
-        is_enough = different and len(f"{method} {words}") <= LONGEST_LABEL
-        found.append(f"{method} {words}" if is_enough else f"{method}@{digest}")
+        special = [key for key, values in different.items() if 2 * values.count(config.get(key)) <= len(values)]
+        words = " ".join(
+            [method, ", ".join(f"{key.split('.')[-1]}={_short(config.get(key))}" for key in special)]
+        ).strip()
+        found.append(words if different and len(words) <= LONGEST_LABEL else f"{method}@{digest}")
     return [
         label if found.count(label) == 1 else f"{method}@{digest}"
         for label, (method, digest, _) in zip(found, named, strict=True)
