@@ -62,7 +62,8 @@ def help_text() -> str:
         ]
         rows = [(f"  {path.stem}", describe(path)) for path in paths if path not in larger]
         lines += _table([*rows, *([("  from the Hub", ", ".join(path.stem for path in larger))] if larger else [])])
-    names = ", ".join(sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+    sweeps = (path.stem for path in (CONF / "experiment").glob("*.yaml") if not path.stem.startswith("search_"))
+    names = ", ".join(sorted(sweeps))
     lines += ["", *textwrap.wrap(f"sweeps, -m experiment=…: {names}", WIDTH, subsequent_indent="  ")]
     lines += ["", "options that matter (all: --cfg job; their meaning: clora_exp/config.py)"]
     composed = compose_raw([])
