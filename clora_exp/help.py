@@ -32,7 +32,6 @@ OPTIONS = [  # what one reaches for first; the rest is in --cfg job
     "method.rank",
     "method.learning_rate",
     "trainer.epochs",
-    "trainer.max_steps",
 ]
 
 
