@@ -1,11 +1,15 @@
 """bf16 autocast, gradient checkpointing, accumulation and torch.compile, with every adapter setting, on a tiny BERT."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
+import pytorch_lightning as lightning
 import torch
-from trials import SETTINGS
+from trials import SETTINGS, quiet
 
 from clora_exp.adapters.active import answering
+from clora_exp.loop import run
 from clora_exp.methods.base import Method
 from clora_exp.models.batches import mixed_batch
 from clora_exp.randomness import seed_everything
@@ -119,3 +123,19 @@ def test_compiled_training_has_the_eager_gradients_for_one_task_and_for_many(
             assert (ours is None) == (theirs is None)
             if ours is not None:
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_on_a_cpu_attention_in_bfloat16_trains_by_plain_products(precision: str, tiny) -> None:
+    """The fused kernel has a backward pass there that is several times slower; in single precision it is the faster."""
+
+    class Seen(lightning.Callback):
+        fused: ClassVar[list[bool]] = []
+
+        def on_train_batch_start(self, *_: object) -> None:
+            self.fused.append(torch.backends.cuda.flash_sdp_enabled())
+
+    run(tiny("method=lora", "trainer.max_steps=2", f"trainer.precision={precision}"), "", quiet(), [Seen()])
+    assert set(Seen.fused) == {precision == "32-true"}
+    Seen.fused.clear()
+    assert torch.backends.cuda.flash_sdp_enabled()

@@ -18,7 +18,9 @@ def test_of_two_settings_each_says_what_differs() -> None:
 
 
 def test_in_an_ablation_the_plain_setting_has_the_method_s_name_and_the_others_say_what_was_changed() -> None:
-    found = called({}, {"method.rank": 8}, {"method.rank": 2}, {"method.gate": "scalar"}, {"method.old_path": "trained"})
+    found = called(
+        {}, {"method.rank": 8}, {"method.rank": 2}, {"method.gate": "scalar"}, {"method.old_path": "trained"}
+    )
     assert found == ["clora", "clora rank=8", "clora rank=2", "clora gate=scalar", "clora old_path=trained"]
 
 
