@@ -71,7 +71,7 @@ class SavedTask:
 
 @dataclass(frozen=True)
 class SavedHead:
-    """A task's labels and its head as it was when the task had just been learned; no tensors where it answers in words."""
+    """A task's labels, and its head as it was when the task had just been learned; of language models no tensors."""
 
     labels: tuple[str, ...]
     tensors: dict[str, Tensor]  # weight (c, d), bias (c,)

@@ -31,7 +31,7 @@ def to_text(tasks: Sequence[str], num_right: np.ndarray, num_examples: Sequence[
 def read_adapter_task(
     folder: Path, matrix: AccuracyMatrix, num_examples: np.ndarray
 ) -> tuple[np.ndarray | None, list[str]]:
-    """Return the matrix of a run, (T, T), adapters by tasks, or None where it has no such file; and what is wrong in it.
+    """Return a run's accuracies of adapters on tasks, (T, T), None where there are none; and what is wrong in the file.
 
     Wrong is what the run's answers contradict: other tasks, another number of examples (T,), and a diagonal other than
     each task's accuracy right after it was learned.

@@ -2,8 +2,8 @@
 
 Row i is the adapter as it was when task i had been learned, column j the examples that the run measured of task j, in
 the run's own batches, answered with task j's own head (as it was when j had been learned), prompt and labels. So the
-diagonal is the run's accuracy right after learning; where one example differs nothing is written. Rounding is no
-excuse: the same batches in the same precision on the same device give the same answers.
+diagonal is the run's accuracy right after learning. Not one example may differ, else nothing is written: the same
+batches in the same precision on the same device are answered alike, whatever the method (tests/reports/test_cross.py).
 
 The file is entered in SHA256SUMS, as all that reports are made from: `page`, `compare` and `verify` then find damage in
 it. A comparison made before it was there is of other runs, and `verify` says so: it would have another figure now.
@@ -134,6 +134,8 @@ def check(path: Path, config: ExperimentConfig) -> None:
         raise RunError(f"{path}: scenario=class_incremental: one head grows with the classes, no task has its own")
     if method.protocol == "joint":
         raise RunError(f"{path}: method.protocol=joint: all tasks were learned at once, by one adapter")
+    if not any(path.glob("adapters/*/adapter.json")):
+        raise RunError(f"{path}: no adapters in it; a copy that `strip` made has none, measure the run itself")
     owns = method.trainable == "adapters" and bool(owned_parts(method)) and method.composition != "sum"
     if config.scenario == "domain_incremental" and owns and method.protocol == "sequence":
         raise RunError(
