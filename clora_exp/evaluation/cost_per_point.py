@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from clora_exp.evaluation.metrics import Metric
-from clora_exp.evaluation.references import FROZEN, command, frozen_of
+from clora_exp.evaluation.references import FROZEN, answers_in_words, command, frozen_of
 
 if TYPE_CHECKING:  # what is measured knows nothing of where runs lie
     from clora_exp.runs import StoredRun
@@ -47,7 +47,10 @@ def beside(runs: "Sequence[StoredRun]") -> "dict[Path, dict[str, Metric]]":
 def _above(run: "StoredRun", frozen: "StoredRun | None") -> dict[str, Metric]:
     if frozen is not None:
         return cost_per_point(run, frozen)
-    return dict.fromkeys(PER_POINT, Metric(None, f"needs the `frozen` run of seed {run.seed}: {command(run, FROZEN)}"))
+    why = f"needs the `frozen` run of seed {run.seed}: {command(run, FROZEN)}"
+    if answers_in_words(run):
+        why = "points are those above `frozen`, and a model that answers in words has no heads to train alone"
+    return dict.fromkeys(PER_POINT, Metric(None, why))
 
 
 def joules(run: "StoredRun") -> Metric:

@@ -57,6 +57,11 @@ def frozen_of(run: "StoredRun", runs: "Sequence[StoredRun]") -> "StoredRun | Non
     return next(found, None)
 
 
+def answers_in_words(run: "StoredRun") -> bool:
+    """Tell whether a language model answers: it can be asked for a task that it has not learned."""
+    return any(isinstance(part, dict) and "free_form_score" in part for part in run.config["model"].values())
+
+
 def accuracies_of(reference: "StoredRun") -> np.ndarray:
     """Return the accuracies of a reference, (T,): of single the diagonal, of joint the last row."""
     values = reference.matrix.values

@@ -120,9 +120,9 @@ def _markdown(title: str, sections: list[Section], left: Table) -> str:
 
 
 FILES = (
-    "Every number is in comparison.csv, each run's in runs.csv, the mean matrices in matrices.csv (those of adapters on "
-    "every task's data, where there are any, in adapter_task.csv), the tests in tests.csv; sources.json names the runs. "
-    "`python -m clora_exp.reports verify FOLDER` computes all of it again from their answers."
+    "Every number is in comparison.csv, each run's in runs.csv, the mean matrices in matrices.csv, those of adapters "
+    "on every task's data, where there are any, in adapter_task.csv, the tests in tests.csv; sources.json names the "
+    "runs. `python -m clora_exp.reports verify FOLDER` computes all of it again from their answers."
 )
 
 

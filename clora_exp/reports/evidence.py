@@ -15,6 +15,7 @@ import pandas as pd
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified, Metric, metrics_of_run
+from clora_exp.evaluation.references import answers_in_words
 from clora_exp.evaluation.written import SCORES, Written, free_form_scores
 from clora_exp.reports.adapter_task import read_adapter_task
 from clora_exp.runs import StoredRun, read_run
@@ -77,11 +78,6 @@ def _examples(answers: pd.DataFrame) -> pd.DataFrame:
 def _right(run: StoredRun, answers: pd.DataFrame, count: int) -> np.ndarray | None:
     last = answers[answers["after"] == run.matrix.rows[-1]].sort_values(["task", "example", "label"], kind="stable")
     return (last["label"] == last["predicted"]).to_numpy(dtype=bool) if len(last) == count else None
-
-
-def answers_in_words(run: StoredRun) -> bool:
-    """Tell whether a language model answers: it can be asked for a task that it has not learned."""
-    return any(isinstance(part, dict) and "free_form_score" in part for part in run.config["model"].values())
 
 
 def _strangers(run: StoredRun, answers: pd.DataFrame) -> list[str]:
