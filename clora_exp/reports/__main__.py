@@ -4,6 +4,7 @@ python -m clora_exp.reports list results/runs
 python -m clora_exp.reports page results/runs/med_legal_code/clora/1a2b3c4d-s0
 python -m clora_exp.reports compare results/runs/med_legal_code --out results/comparison
 python -m clora_exp.reports verify results/comparison
+python -m clora_exp.reports cross results/runs/med_legal_code
 
 `python -m clora_exp.reports RUN` is short for `page RUN`; COMMAND --help says more. docs/reports.md explains it all.
 """
