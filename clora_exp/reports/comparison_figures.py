@@ -148,7 +148,9 @@ def adapter_task(found: ComparableSet) -> Figure | None:
     shown = {label: values.mean(axis=0) for label, values in crossed.items() if values is not None}
     if not shown:
         return None
-    return _side_by_side("Adapters on every task's data", shown, found.tasks, found.tasks, "adapters ↓")
+    return _side_by_side(
+        "Adapters (rows) on every task's data (columns)", shown, found.tasks, found.tasks, "adapters ↓"
+    )
 
 
 def _side_by_side(

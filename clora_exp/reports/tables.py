@@ -248,8 +248,8 @@ def _costs(found: ComparableSet) -> list[Table]:
 def _cost_of_a_point(found: ComparableSet) -> Table:
     notes = [
         "A point is a hundredth of the accuracy at the end above that of the `frozen` run of the same seed (heads on "
-        "the backbone as it is), so what is forgotten again counts for nothing; the cost is the whole run's. Bytes are a task's "
-        "on disk. n: the seeds that have such a run and gain a point, where those are not all.",
+        "the backbone as it is), so what is forgotten again counts for nothing; the cost is the whole run's. Bytes "
+        "are a task's on disk. n: the seeds that have such a run and gain a point, where those are not all.",
         *_how_energy(found, "joules_per_point"),
     ]
     without: dict[str, list[str]] = {}  # reason → the settings
