@@ -21,6 +21,7 @@ FILES = {  # what a run leaves, in the order a reader wants it
     "report.md": "the run as a page",
     "figures": "accuracy matrix, accuracy over time, forgetting and transfer, training curves (PNG, SVG)",
     "accuracy_matrix.csv": "one row after each task, one column a task",
+    "adapter_task.csv": "each task's adapter on every task's data, where `reports cross` has measured it",
     "metrics.json": "each metric's value, or null and why",
     "metrics.csv": "losses and accuracies, one a line",
     "predictions.csv.gz": "every answer of every evaluation, by example",

@@ -69,12 +69,68 @@ class SavedTask:
         return self.model.exported(self.adapters, 0, next(iter(self.model.heads), None), of, is_merged)
 
 
-def load_task(run: Path, task: str) -> SavedTask:
+@dataclass(frozen=True)
+class SavedHead:
+    """A task's labels, and its head as it was when the task had just been learned; of language models no tensors."""
+
+    labels: tuple[str, ...]
+    tensors: dict[str, Tensor]  # weight (c, d), bias (c,)
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any], tensors: dict[str, Tensor]) -> "SavedHead":
+        """Take it out of what `_read` gave."""
+        named = {n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")}
+        return cls(tuple(manifest["labels"]), named)
+
+    def answer_in(self, model: TaskModel) -> None:
+        """Make it the model's only head."""
+        model.add_heads([len(self.labels)])
+        for head in model.heads:
+            head.load_state_dict(self.tensors)
+
+
+def load_task(run: Path, task: str, *, as_it_ran: bool = False) -> SavedTask:
     """Read a task of a run directory, and build its backbone.
+
+    Args:
+        as_it_ran: the backbone has its weights in the run's precision, and answers as in the run; else in float32.
 
     Raises:
         RunError: no run, no such task in it, or a file that was altered or cannot be read.
         ConfigError, ModelError: its configuration or its base model cannot be had here, or it is another one now.
+    """
+    folder, config = _folder_of(run, task)
+    manifest, tensors, state = _read(run, folder)
+    kind = discovery.model_kinds.load(config.model.kind)
+    if kind.identity(config.model) != manifest["model"]["sha256"]:
+        raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
+    model = kind.build(config.model if as_it_ran else in_single_precision(config.model))
+    model.knows_task = config.scenario == "task_incremental"
+    try:
+        adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
+        adapters.add_state(state)
+        SavedHead.of(manifest, tensors).answer_in(model)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise RunError(f"{folder}: does not fit {config.model.name} under the run's settings: {reason}") from error
+    return SavedTask(config, manifest, model.requires_grad_(False).eval(), adapters)
+
+
+def load_head(run: Path, task: str) -> SavedHead:
+    """Read a task's head alone, without a backbone.
+
+    Raises:
+        RunError: as `load_task`.
+    """
+    manifest, tensors, _ = _read(run, _folder_of(run, task)[0])
+    return SavedHead.of(manifest, tensors)
+
+
+def _folder_of(run: Path, task: str) -> tuple[Path, ExperimentConfig]:
+    """Return where a task lies, and the run's configuration.
+
+    Raises:
+        RunError: no run, no such task in it, a file that was altered, or what was learned is no low-rank update.
     """
     folder = run / "adapters" / task
     if not (run / "config.yaml").is_file():
@@ -92,22 +148,7 @@ def load_task(run: Path, task: str) -> SavedTask:
     config = structure(raw, SECTIONS)
     if reason := not_exportable(config.method):
         raise RunError(f"{run}: {reason}")
-    manifest, tensors, state = _read(run, folder)
-    kind = discovery.model_kinds.load(config.model.kind)
-    if kind.identity(config.model) != manifest["model"]["sha256"]:
-        raise ModelError(f"{folder}: was learned on other weights of {config.model.name} than are here now")
-    model = kind.build(in_single_precision(config.model))
-    model.add_heads([len(manifest["labels"])])
-    model.knows_task = config.scenario == "task_incremental"
-    try:
-        adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
-        adapters.add_state(state)
-        for head in model.heads:
-            head.load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n.startswith("head.")})
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise RunError(f"{folder}: does not fit {config.model.name} under the run's settings: {reason}") from error
-    return SavedTask(config, manifest, model.requires_grad_(False).eval(), adapters)
+    return folder, config
 
 
 def _read(run: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:

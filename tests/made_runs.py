@@ -1,8 +1,9 @@
 """Run directories written by hand, with known answers: two tasks of ten examples, seconds and bytes as given."""
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,14 @@ def made_run(
     changes: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     bytes_in_all: int = 1000,
+    joules: Sequence[float] = (),
+    energy_source: str = "off",
     status: str = "done\n",
 ) -> Path:
-    """Write a run directory; `changes` are keys of its configuration, `environment` entries of environment.json."""
+    """Write a run directory; `changes` are keys of its configuration, `environment` entries of environment.json.
+
+    `joules` are what each task took, nothing where it was not counted.
+    """
     folder = root / method / f"{digest}-s{seed}"
     folder.mkdir(parents=True)
     config = json.loads(_config(method)) | {"seed": seed, "results_dir": str(root)}
@@ -80,6 +86,8 @@ def made_run(
             "peak_memory_bytes": [10**6, 2 * 10**6],
             "answering_bytes": [bytes_in_all // 2, bytes_in_all],
             "kept_bytes": [0, 30],
+            "energy_joules": joules or [np.nan, np.nan],
+            "energy_source": [energy_source, energy_source],
             "evaluated_examples": [20, 20],
         }
     )
@@ -109,6 +117,15 @@ def _answers(right: Right) -> pd.DataFrame:
                 label = f"{task}{i % 2}"
                 rows.append((after, task, f"{task}-{i}", label, label if is_right == "1" else f"{task}{1 - i % 2}"))
     return pd.DataFrame(rows, columns=predictions.COLUMNS)
+
+
+def crossed(run: Path, cells: str, n: int = 10) -> Path:
+    """Write a run's adapter_task.csv: accuracies of a on a and b, then of b, as words; return the run."""
+    pairs = itertools.product(TASKS, TASKS)
+    rows = [f"{adapter},{task},{cell},{n}\n" for (adapter, task), cell in zip(pairs, cells.split(), strict=True)]
+    (run / "adapter_task.csv").write_text("adapter,task,accuracy,n\n" + "".join(rows))
+    keep_sums(run, [run / "adapter_task.csv"])
+    return run
 
 
 def change_file(path: Path, old: str, new: str) -> None:

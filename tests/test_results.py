@@ -43,7 +43,8 @@ def test_a_run_leaves_what_the_design_names(tiny) -> None:
         "report.md",
         "figures",
     }
-    assert expected | {"answers.jsonl"} == set(FILES)  # the folder's map, as a person sees it; those of language models
+    others = {"answers.jsonl", "adapter_task.csv"}  # of language models, and what `reports cross` adds
+    assert expected | others == set(FILES)  # the folder's map, as a person sees it
     assert {p.name for p in folder.path.iterdir()} == expected
     assert (folder.path / "STATUS").read_text() == "done\n"
     sums = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder.path, capture_output=True, text=True)

@@ -2,17 +2,23 @@
 
 A point is a hundredth of `average_accuracy`, so what was learned and then forgotten counts for nothing. Beside the run
 with the backbone left as it is (`frozen`: heads alone), of the same data and seed, only the points above it count, for
-the backbone gave the others; the cost is the whole run's. Without it every point counts.
+the backbone gave the others; the cost is the whole run's. Without it every point counts; `beside` does without a value
+instead, so that what stands in one column is counted alike.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from clora_exp.evaluation.metrics import Metric
+from clora_exp.evaluation.references import FROZEN, answers_in_words, command, frozen_of
 
 if TYPE_CHECKING:  # what is measured knows nothing of where runs lie
     from clora_exp.runs import StoredRun
+
+PER_POINT = ("seconds_per_point", "bytes_per_point", "joules_per_point")
 
 
 def cost_per_point(run: "StoredRun", frozen: "StoredRun | None" = None) -> dict[str, Metric]:
@@ -28,6 +34,23 @@ def cost_per_point(run: "StoredRun", frozen: "StoredRun | None" = None) -> dict[
     }
     points = _points(run, frozen)
     return {name: _divided(cost, points) for name, cost in costs.items()}
+
+
+def beside(runs: "Sequence[StoredRun]") -> "dict[Path, dict[str, Metric]]":
+    """Return what a point above the `frozen` run among `runs` costs each, by its path, see `references.frozen_of`.
+
+    Of a run that has none beside it the reason names the command that makes one.
+    """
+    return {run.path: _above(run, frozen_of(run, runs)) for run in runs}
+
+
+def _above(run: "StoredRun", frozen: "StoredRun | None") -> dict[str, Metric]:
+    if frozen is not None:
+        return cost_per_point(run, frozen)
+    why = f"needs the `frozen` run of seed {run.seed}: {command(run, FROZEN)}"
+    if answers_in_words(run):
+        why = "points are those above `frozen`, and a model that answers in words has no heads to train alone"
+    return dict.fromkeys(PER_POINT, Metric(None, why))
 
 
 def joules(run: "StoredRun") -> Metric:

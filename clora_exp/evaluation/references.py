@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what is measured knows nothing of where runs lie
     from clora_exp.runs import StoredRun
 
 KINDS = {"transfer_gain": "single", "intransigence": "joint"}
+FROZEN = "frozen"  # the preset in which heads alone train
 PRESETS = ("lora", "single", "joint")  # by name: lora's setting
 OF_CLASSES = ("trained_classes", "identifier")  # keys of a method that decide nothing where the task is known
 NOT_OF_TRAINER = ("num_workers", "checkpoint_every", "energy")  # keys that change no number
@@ -48,6 +49,17 @@ def reference_of(run: "StoredRun", kind: str, runs: "Sequence[StoredRun]") -> "t
         return own[0], True
     standing_in = [other for other in found if other.method in PRESETS and _stands_in(run, other)]
     return (standing_in[0], False) if standing_in else None
+
+
+def frozen_of(run: "StoredRun", runs: "Sequence[StoredRun]") -> "StoredRun | None":
+    """Return the `frozen` run that had all in common with a run but the method; None where none is."""
+    found = (other for other in runs if other.method == FROZEN and other.status == "done" and _fits(run, other))
+    return next(found, None)
+
+
+def answers_in_words(run: "StoredRun") -> bool:
+    """Tell whether a language model answers: it can be asked for a task that it has not learned."""
+    return any(isinstance(part, dict) and "free_form_score" in part for part in run.config["model"].values())
 
 
 def accuracies_of(reference: "StoredRun") -> np.ndarray:
@@ -116,7 +128,11 @@ def _is_strategy(key: str, value: Any) -> bool:
 
 
 def command(run: "StoredRun", kind: str) -> str:
-    """Return the command that makes a run's reference of its own setting: the run's, its strategies left out."""
+    """Return the command that makes a run's reference of its own setting: the run's, its strategies left out.
+
+    Args:
+        kind: single or joint, which are protocols of the method; or frozen, which is a method.
+    """
     words = shlex.split(run.command)
     words = words[words.index("run.py") + 1 :] if "run.py" in words else []
     strategies = [key for key, value in run.config["method"].items() if _is_strategy(key, value)]
@@ -125,4 +141,6 @@ def command(run: "StoredRun", kind: str) -> str:
     rest = [word for word in words if not word.lstrip("+").startswith(dropped)]
     without = [f"~method.{name}" for name in strategies if name not in joined]
     chosen = [f"method={run.method}", *without, f"method.protocol={kind}"]
+    if kind == FROZEN:
+        chosen = [f"method={FROZEN}"]
     return shlex.join(["python", "run.py", *chosen, *rest, f"seed={run.seed}"])

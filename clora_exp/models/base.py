@@ -70,7 +70,11 @@ class TaskModel(nn.Module):
 
     def alone(self, examples: Sequence[Example], told: Told) -> Tensor:
         """Return the logits of a model that has one task, (n, c), on examples that are not part of a split."""
-        return self.heads(self.features(self.inputs_of(examples, told)), 0)
+        return self.answers_alone(self.inputs_of(examples, told), told)
+
+    def answers_alone(self, inputs: dict[str, Tensor], told: Told) -> Tensor:
+        """Return the same for examples that are encoded already."""
+        return self.heads(self.features(inputs), 0)
 
     @property
     def classifier(self) -> Classifier | None:

@@ -249,9 +249,8 @@ class LanguageModel(TaskModel):
         prompts = self.prompts.prompts([example.text for example in examples], told)
         return padded(prompts, self.tokenizer.pad_token_id, self.pads_left)
 
-    def alone(self, examples: Sequence[Example], told: Told) -> Tensor:
+    def answers_alone(self, inputs: dict[str, Tensor], told: Told) -> Tensor:
         """Return the labels' scores, (n, c); where answers are written, the logits of the first token, (n, V)."""
-        inputs = self.inputs_of(examples, told)
         return self.read(inputs).logits if self.writes(told) else self.scores(inputs, told)
 
     def writes(self, told: Told) -> bool:

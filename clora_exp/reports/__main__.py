@@ -4,6 +4,7 @@ python -m clora_exp.reports list results/runs
 python -m clora_exp.reports page results/runs/med_legal_code/clora/1a2b3c4d-s0
 python -m clora_exp.reports compare results/runs/med_legal_code --out results/comparison
 python -m clora_exp.reports verify results/comparison
+python -m clora_exp.reports cross results/runs/med_legal_code
 
 `python -m clora_exp.reports RUN` is short for `page RUN`; COMMAND --help says more. docs/reports.md explains it all.
 """
@@ -22,6 +23,7 @@ COMMANDS = {  # name → its module here, with add_arguments(parser) and main(op
     "verify": ("verify", "compute a comparison's numbers again from the runs, and find any that differ"),
     "strip": ("strip", "copy runs without their weights: what compare and verify need, small enough to commit"),
     "diff": ("diff", "two runs: settings, metrics with paired intervals, matrices, the examples newly wrong and right"),
+    "cross": ("cross", "each task's adapter on every task's data, measured; compare then draws it"),
     "ledger": ("ledger", "every published definition of transfer and forgetting side by side, for a run"),
     "wandb": ("wandb_report", "the comparison as a report of a Weights & Biases workspace"),
 }

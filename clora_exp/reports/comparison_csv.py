@@ -1,5 +1,9 @@
-"""The numbers of a comparison as CSV: each setting's, each run's, each cell of the mean matrices, each test."""
+"""The numbers of a comparison as CSV: each setting's, each run's, each cell of the mean matrices, each test.
 
+Of the matrices of adapters and tasks the rows are called `adapter`; those of settings that have none are left out.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +18,18 @@ OF_TESTS = ("family", "against", "seed", "n", "difference", "low", "high", "only
 
 def csv_files(comparison: Comparison) -> dict[str, str]:
     """Return the CSV files by name."""
-    rows: dict[str, list[dict[str, Any]]] = {"comparison": [], "runs": [], "matrices": [], "tests": []}
+    rows: dict[str, list[dict[str, Any]]] = {
+        "comparison": [], "runs": [], "matrices": [], "adapter_task": [], "tests": []
+    }  # fmt: skip
     for found in comparison.sets:
         for setting in found.settings:
             own = {"set": found.name, "method": setting.method, "setting": setting.digest, "label": setting.label}
             rows["comparison"] += [own | row for row in _numbers(setting)]
             rows["runs"] += [own | row for row in _runs(setting)]
-            rows["matrices"] += [own | row for row in _cells(setting)]
+            first, crossed = setting.first.run.matrix, setting.adapter_task()
+            rows["matrices"] += [own | row for row in _cells(setting.matrices(), "after", first.rows, first.tasks)]
+            if crossed is not None:
+                rows["adapter_task"] += [own | row for row in _cells(crossed, "adapter", first.tasks, first.tasks)]
         rows["tests"] += _tests(found)
     return {f"{name}.csv": csv_text(pd.DataFrame(table)) for name, table in rows.items() if table}
 
@@ -40,19 +49,19 @@ def _runs(setting: Setting) -> list[dict[str, Any]]:
     ]
 
 
-def _cells(setting: Setting) -> list[dict[str, Any]]:
-    matrices, first = setting.matrices(), setting.first.run.matrix
+def _cells(matrices: np.ndarray, of_rows: str, rows: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row a cell of matrices of n seeds, (n, rows, tasks), that all of them have."""
     n = len(matrices)
     return [
         {
-            "after": after,
+            of_rows: row,
             "task": task,
             "n": n,
             "mean": matrices[:, i, j].mean(),
             "sd": matrices[:, i, j].std(ddof=1) if n > 1 else np.nan,
         }
-        for i, after in enumerate(first.rows)
-        for j, task in enumerate(first.tasks)
+        for i, row in enumerate(rows)
+        for j, task in enumerate(tasks)
         if not np.isnan(matrices[:, i, j]).any()
     ]
 

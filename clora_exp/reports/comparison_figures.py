@@ -31,8 +31,10 @@ CAPTIONS = {
     "seeds. The lower right corner learns well and keeps it.",
     "accuracy_along": "Accuracy over the tasks seen so far, after each task: mean over the seeds, band ± standard "
     "deviation.",
-    "matrices": "Mean accuracy on each task (columns) after each task (rows). Of a method with one adapter for all "
-    "tasks, a row is also what that task's adapter scores on every task's data.",
+    "matrices": "Mean accuracy on each task (columns) after each task (rows), each with the parts and the head that "
+    "answer it in the run.",
+    "adapter_task": "Mean accuracy of each task's adapter (rows, as it was when the task had been learned) on every "
+    "task's data (columns), under the column's own head and prompt. The diagonal is the accuracy right after learning.",
     "transfer": "Backward and forward transfer in points of accuracy, mean ± standard deviation over the seeds.",
     "training_time": "Seconds of learning over all sessions, mean ± standard deviation over the seeds.",
 }
@@ -136,17 +138,39 @@ def _task_axis(axes: Axes, tasks: Sequence[str], short: bool = False) -> None:
 
 def matrices(found: ComparableSet) -> Figure | None:
     """Return the mean matrix of each setting side by side; cells that were not evaluated are empty."""
-    T = len(found.tasks)
-    columns = min(len(found.settings), 4 if T <= 6 else 5)
-    rows = -(-len(found.settings) // columns)
+    shown = {s.label: s.matrices().mean(axis=0) for s in found.settings}
+    return _side_by_side("Mean accuracy matrices", shown, ["before", *found.tasks], found.tasks, "tasks learned ↓")
+
+
+def adapter_task(found: ComparableSet) -> Figure | None:
+    """Return the mean accuracy of adapters on tasks of each setting of which every seed has it, side by side."""
+    crossed = {s.label: s.adapter_task() for s in found.settings}
+    shown = {label: values.mean(axis=0) for label, values in crossed.items() if values is not None}
+    if not shown:
+        return None
+    return _side_by_side(
+        "Adapters (rows) on every task's data (columns)", shown, found.tasks, found.tasks, "adapters ↓"
+    )
+
+
+def _side_by_side(
+    title: str, shown: dict[str, np.ndarray], row_names: Sequence[str], tasks: Sequence[str], of_rows: str
+) -> Figure:
+    """Return the matrices by label, (rows, T) each, with one colour bar; `of_rows`: what many rows are called."""
+    T = len(tasks)
+    columns = min(len(shown), 4 if T <= 6 else 5)
+    rows = -(-len(shown) // columns)
     side = 2.5 if T <= 6 else 2.1
     figure = new_figure(side * columns + 1.2, side * rows + 0.6)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    figure.suptitle("Mean accuracy matrices", x=0.01, ha="left", weight="bold", size=11)
-    for axes in grid.flat[len(found.settings) :]:
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=11)
+    for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
-    meshes = [_mesh(axes, setting, found.tasks) for axes, setting in zip(grid.flat, found.settings, strict=False)]
-    for axes in _lowest(grid, len(found.settings)):
+    meshes = []
+    for axes, (label, values) in zip(grid.flat, shown.items(), strict=False):
+        meshes.append(_mesh(axes, values, row_names, tasks, of_rows))
+        axes.set_title(label, fontsize=9, pad=3)
+    for axes in _lowest(grid, len(shown)):
         axes.tick_params(labelbottom=True)
     figure.tight_layout(rect=(0, 0, 0.94, 0.99))
     levels = np.linspace(0, 1, 21)  # few enough to be drawn as shapes: a page allows no image in it
@@ -163,21 +187,20 @@ def _lowest(grid: np.ndarray, count: int) -> np.ndarray:
     return grid.flat[max(0, count - grid.shape[1]) : count]
 
 
-def _mesh(axes: Axes, setting: Setting, tasks: Sequence[str]) -> Any:
-    values, T = setting.matrices().mean(axis=0), len(tasks)
+def _mesh(axes: Axes, values: np.ndarray, row_names: Sequence[str], tasks: Sequence[str], of_rows: str) -> Any:
+    T = len(tasks)
     mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=1, edgecolors="none", lw=0)
     axes.invert_yaxis()
-    axes.set_title(setting.label, fontsize=9, pad=3)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=7)
     axes.set_xticks([], [])
     axes.set_yticks([], [])
     if T > 12:
-        axes.set_ylabel("tasks learned ↓", fontsize=7)
+        axes.set_ylabel(of_rows, fontsize=7)
         return mesh
     axes.set_xticks(np.arange(T) + 0.5, [_cut(task, 8) for task in tasks], rotation=0 if T <= 5 else 90)
-    axes.set_yticks(np.arange(T + 1) + 0.5, ["before", *(_cut(task, 8) for task in tasks)])
-    for i, j in itertools.product(range(T + 1), range(T)) if T <= 6 else ():
+    axes.set_yticks(np.arange(len(row_names)) + 0.5, [_cut(name, 8) for name in row_names])
+    for i, j in itertools.product(range(len(row_names)), range(T)) if T <= 6 else ():
         if not np.isnan(values[i, j]):
             color = ON_CELLS[int(values[i, j] > 0.55)]
             axes.text(j + 0.5, i + 0.5, f"{values[i, j]:.2f}", ha="center", va="center", color=color, fontsize=7)
@@ -235,6 +258,7 @@ FIGURES: dict[str, Callable[[ComparableSet], Figure | None]] = {
     "forgetting_learning": forgetting_learning,
     "accuracy_along": accuracy_along,
     "matrices": matrices,
+    "adapter_task": adapter_task,
     "transfer": transfer,
     "training_time": training_time,
 }

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from clora_exp.reports.comparison import ComparableSet, Comparison
 from clora_exp.reports.comparison_csv import csv_files
 from clora_exp.reports.comparison_figures import CAPTIONS
-from clora_exp.reports.guide import owns_parts
+from clora_exp.reports.guide import can_be_crossed
 from clora_exp.reports.guide_table import guide_table
 from clora_exp.reports.inline_svg import inline_svg
 from clora_exp.reports.tables import Cell, Table, best, tables
@@ -86,11 +86,11 @@ def _remarks(found: ComparableSet) -> list[str]:
     if not any("forward_transfer" in s.spread for s in found.settings):
         reasons = {s.reasons.get("forward_transfer", "") for s in found.settings if s.first.run.protocol == "sequence"}
         remarks.append(f"No bars of forward transfer: {'; '.join(sorted(reasons - {''})) or 'it is not defined'}.")
-    own = [s.label for s in found.settings if owns_parts(s)]
-    if own:
+    lacking = [s.label for s in found.settings if can_be_crossed(s) and s.adapter_task() is None]
+    if lacking:
         remarks.append(
-            f"Each adapter on every task's data is not drawn for {', '.join(own)}: their runs measure each task with "
-            "its own parts only. It would take the parts of one task (adapters/<task>/) under the head of another."
+            f"Each adapter on every task's data is not drawn for {', '.join(lacking)}: not every seed has it. "
+            "`python -m clora_exp.reports cross RUN …` measures it from a run's adapters; then compare again."
         )
     return remarks
 
@@ -120,9 +120,9 @@ def _markdown(title: str, sections: list[Section], left: Table) -> str:
 
 
 FILES = (
-    "Every number is in comparison.csv, each run's in runs.csv, the mean matrices in matrices.csv, the tests in "
-    "tests.csv; sources.json names the runs. `python -m clora_exp.reports verify FOLDER` computes all of it again from "
-    "their answers."
+    "Every number is in comparison.csv, each run's in runs.csv, the mean matrices in matrices.csv, those of adapters "
+    "on every task's data, where there are any, in adapter_task.csv, the tests in tests.csv; sources.json names the "
+    "runs. `python -m clora_exp.reports verify FOLDER` computes all of it again from their answers."
 )
 
 

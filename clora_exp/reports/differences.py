@@ -6,7 +6,7 @@ import math
 import pandas as pd
 
 TOLERANCE = 1e-9
-NAMES = ("set", "label", "metric", "seed", "after", "task", "family")  # the columns that say which row it is
+NAMES = ("set", "label", "metric", "seed", "after", "adapter", "task", "family")  # the columns that say which row it is
 
 
 def csv_differences(name: str, stored: str, expected: str, most: int = 8) -> list[str]:

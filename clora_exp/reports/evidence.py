@@ -15,7 +15,9 @@ import pandas as pd
 from clora_exp.evaluation import predictions
 from clora_exp.evaluation.matrix import AccuracyMatrix
 from clora_exp.evaluation.metrics import Identified, Metric, metrics_of_run
+from clora_exp.evaluation.references import answers_in_words
 from clora_exp.evaluation.written import SCORES, Written, free_form_scores
+from clora_exp.reports.adapter_task import read_adapter_task
 from clora_exp.runs import StoredRun, read_run
 
 FROM_FILES = ("answer_perplexity",)  # of likelihoods, which are no answers
@@ -37,6 +39,7 @@ class Evidence:
     num_examples: np.ndarray  # of each task, (T,)
     examples_sha256: str  # of task, id and label of each, in the order of `right`
     right: np.ndarray | None  # (n,) whether each is answered right after the last task; None if some are not answered
+    adapter_task: np.ndarray | None = None  # (T, T) accuracy of each adapter on every task; None: `cross` measures it
 
 
 def read_evidence(path: Path, name: str | None = None) -> Evidence:
@@ -50,16 +53,19 @@ def read_evidence(path: Path, name: str | None = None) -> Evidence:
     examples = _examples(answers)
     counts = examples["task"].value_counts()
     num_examples = np.array([counts.get(task, 0) for task in run.matrix.tasks])
-    problems = _strangers(run, answers)
+    problems, adapter_task = _strangers(run, answers), None
     if not problems:
         scores = _written_scores(run, answers)
         matrix = _matrix(run, answers, scores)
         metrics = _metrics(run, answers, matrix, scores, num_examples)
         problems = [*_of_matrix(run.matrix, matrix), *_of_metrics(run, metrics)]
+        adapter_task, wrong = read_adapter_task(path, matrix, num_examples)
+        problems += wrong
         run = replace(run, matrix=matrix, metrics=metrics)
     lines = "\n".join("\0".join(row) for row in examples.itertuples(index=False, name=None))
     examples_sha256 = hashlib.sha256(lines.encode()).hexdigest()
-    return Evidence(name, run, problems, num_examples, examples_sha256, _right(run, answers, len(examples)))
+    right = _right(run, answers, len(examples))
+    return Evidence(name, run, problems, num_examples, examples_sha256, right, adapter_task)
 
 
 def _examples(answers: pd.DataFrame) -> pd.DataFrame:
@@ -72,11 +78,6 @@ def _examples(answers: pd.DataFrame) -> pd.DataFrame:
 def _right(run: StoredRun, answers: pd.DataFrame, count: int) -> np.ndarray | None:
     last = answers[answers["after"] == run.matrix.rows[-1]].sort_values(["task", "example", "label"], kind="stable")
     return (last["label"] == last["predicted"]).to_numpy(dtype=bool) if len(last) == count else None
-
-
-def answers_in_words(run: StoredRun) -> bool:
-    """Tell whether a language model answers: it can be asked for a task that it has not learned."""
-    return any(isinstance(part, dict) and "free_form_score" in part for part in run.config["model"].values())
 
 
 def _strangers(run: StoredRun, answers: pd.DataFrame) -> list[str]:

@@ -97,6 +97,20 @@ def _num_fields(preset: Mapping[str, Any]) -> int:
     return sum(len(value) if isinstance(value, dict) else 1 for value in own.values())
 
 
+def can_be_crossed(setting: Setting) -> bool:
+    """Tell whether each adapter can be measured on every task's data, as far as the configuration says: see cross.py.
+
+    What else there may be, e.g. runs without their adapters, `cross` says when it is asked.
+    """
+    config = setting.first.run.config
+    method, scenario = config["method"], config.get("scenario", "task_incremental")
+    is_low_rank = method["trainable"] == "adapters" and method.get("composition", "own") != "columns"
+    is_apart = scenario == "task_incremental" or (scenario == "domain_incremental" and not owns_parts(setting))
+    is_linear = method.get("head", "linear") == "linear"
+    has_labels = "exact_match" not in setting.spread  # a score of free-form tasks alone
+    return is_low_rank and is_linear and is_apart and method["protocol"] != "joint" and has_labels
+
+
 def owns_parts(setting: Setting) -> bool:
     """Tell whether tasks own parts of the adapters, so that another task means other parts."""
     from clora_exp.adapters.family import owned_parts  # with torch, which only this line needs

@@ -1,7 +1,6 @@
 """A comparison's folder: made from runs, and made again from the runs that it names, to see whether it is true."""
 
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clora_exp.errors import RunError
+from clora_exp.evaluation import cost_per_point
 from clora_exp.evaluation.metrics import Metric
+from clora_exp.evaluation.references import referenced
 from clora_exp.files import place_of, write_atomically
-from clora_exp.reports.comparison import NO_EXTRA, Comparison, Left, compared
+from clora_exp.reports.comparison import Comparison, Left, compared
 from clora_exp.reports.comparison_figures import draw_comparison
 from clora_exp.reports.comparison_page import prefix_of, rendered
 from clora_exp.reports.evidence import Evidence
@@ -70,13 +71,10 @@ def written(comparison: Comparison, found: Mapping[str, Any], figures: Path | No
 
 
 def from_other_runs(evidence: Sequence[Evidence]) -> Mapping[Path, Mapping[str, Metric]]:
-    """Return by run directory the metrics that runs of other methods define, `transfer_gain` and `intransigence`."""
-    # THE call site of evaluation/references.py: with that module this is `return referenced([...])` alone.
-    if importlib.util.find_spec("clora_exp.evaluation.references") is None:
-        return NO_EXTRA
-    references = importlib.import_module("clora_exp.evaluation.references")
-    found: Mapping[Path, Mapping[str, Metric]] = references.referenced([one.run for one in evidence])
-    return found
+    """Return by run directory what runs of other methods define: `transfer_gain`, `intransigence`, costs of a point."""
+    runs = [one.run for one in evidence]
+    points = cost_per_point.beside(runs)
+    return {path: found | points[path] for path, found in referenced(runs).items()}
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from clora_exp.evaluation.cost_per_point import joules
 from clora_exp.evaluation.metrics import Metric
 from clora_exp.evaluation.statistics import Spread, spreads
 from clora_exp.identity import NOT_IN_HASH
@@ -20,6 +21,7 @@ COSTS = {  # name → what it is
     "trainable_parameters": "parameters that train in the last session",
     "train_seconds": "seconds of learning, all sessions",
     "evaluation_ms": "milliseconds an example, of the last evaluation",
+    "energy_joules": "energy of CPU and GPU while learning, all sessions",
     "peak_memory_bytes": "largest memory of any session; of a CPU the whole process's",
 }
 LONGEST_LABEL = 36
@@ -51,6 +53,12 @@ class Setting:
     def matrices(self) -> np.ndarray:
         """Return the accuracy matrix of each seed, (n, T + 1, T)."""
         return np.stack([evidence.run.matrix.values for evidence in self.runs.values()])
+
+    def adapter_task(self) -> np.ndarray | None:
+        """Return each seed's accuracies of adapters (rows) on tasks, (n, T, T); None unless every seed has them."""
+        found = [evidence.adapter_task for evidence in self.runs.values()]
+        there = [values for values in found if values is not None]
+        return np.stack(there) if len(there) == len(found) else None
 
     def mean(self, name: str) -> float:
         """Return the mean of a number over the seeds that define it, NaN where none does."""
@@ -109,6 +117,7 @@ def _costs(evidence: Evidence) -> dict[str, Metric]:
     found["train_seconds"] = Metric(float(costs["train_seconds"].sum()))
     if "evaluated_examples" in costs and last["evaluated_examples"] > 0:
         found["evaluation_ms"] = Metric(1000 * float(last["evaluation_seconds"]) / float(last["evaluated_examples"]))
+    found["energy_joules"] = joules(evidence.run)
     found["peak_memory_bytes"] = Metric(float(costs["peak_memory_bytes"].max()))
     return {name: found.get(name, Metric(None, older)) for name in COSTS}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from clora_exp.errors import RunError
 from clora_exp.evaluation.predictions import read_predictions, to_packed_bytes
 from clora_exp.files import csv_text, folder_written_atomically
+from clora_exp.reports.adapter_task import NAME as ADAPTER_TASK
 from clora_exp.reports.found import find_runs, with_progress
 from clora_exp.reports.words import size
 from clora_exp.runs import read_run
@@ -60,7 +61,7 @@ def strip(path: Path, copy: Path) -> None:
     answers = read_predictions(path / "predictions.csv.gz")
     evaluations = run.history[run.history["metric"] != "train_loss"]
     with folder_written_atomically(copy) as new:
-        for name in COPIED:
+        for name in (*COPIED, *([ADAPTER_TASK] if (path / ADAPTER_TASK).exists() else [])):
             shutil.copyfile(path / name, new / name)
         (new / "metrics.csv").write_text(csv_text(evaluations), encoding="utf-8")
         (new / "predictions.csv.gz").write_bytes(to_packed_bytes(answers))

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from clora_exp.evaluation.cost_per_point import PER_POINT, joules
 from clora_exp.evaluation.statistics import LEVEL, NUM_RESAMPLES
 from clora_exp.reports.comparison import ComparableSet
 from clora_exp.reports.paired import OVER_SEEDS
 from clora_exp.reports.settings import AT_THE_END, COSTS, RIGHT_AFTER, Setting, differing, flat_config
-from clora_exp.reports.words import METRICS, SIGNED, duration, p_value, signed, size
+from clora_exp.reports.words import METRICS, SIGNED, duration, in_joules, p_value, signed, size
 
 NONE = "–"
 NOT_TOLD, LARGEST_P = "neither", 0.05
@@ -22,7 +23,11 @@ HEADS = {
     "train_seconds": "learning",
     "evaluation_ms": "ms an example",
     "trainable_parameters": "trainable parameters",
+    "energy_joules": "energy of learning",
     "peak_memory_bytes": "peak memory",
+    "seconds_per_point": "learning, a point",
+    "bytes_per_point": "bytes a task, a point",
+    "joules_per_point": "energy, a point",
 }
 
 
@@ -52,7 +57,7 @@ def tables(found: ComparableSet, guide: Table) -> list[Table]:
         *_tests(found),
         _each_task(found),
         _other_metrics(found),
-        _costs(found),
+        *_costs(found),
         guide,
         *_settings(found),
     ]
@@ -76,10 +81,12 @@ def shown(name: str, setting: Setting, with_interval: bool = True) -> Cell:
 
 
 def _words(name: str) -> Callable[[float], str]:
-    if name.endswith("bytes") or name == "bytes_a_task":
+    if name.endswith("bytes") or name in ("bytes_a_task", "bytes_per_point"):
         return lambda value: "0" if value == 0 else size(value)
-    if name == "train_seconds":
-        return duration
+    if name in ("train_seconds", "seconds_per_point"):
+        return lambda value: duration(value) if value >= 10 or name == "train_seconds" else f"{value:.3g} s"
+    if name in ("energy_joules", "joules_per_point"):
+        return in_joules
     if name == "trainable_parameters":
         return lambda value: f"{value:,.0f}"
     if name in ("evaluation_ms", "answer_perplexity"):
@@ -223,14 +230,51 @@ def _other_metrics(found: ComparableSet) -> Table:
     return _grid("Other metrics", found, names, notes, True)
 
 
-def _costs(found: ComparableSet) -> Table:
+def _costs(found: ComparableSet) -> list[Table]:
+    """Return what learning and answering cost, and what a point of accuracy costs, where a `frozen` run tells."""
     there = {name: words for name, words in COSTS.items() if any(name in s.spread for s in found.settings)}
     notes = ["; ".join(f"{HEADS[name]}: {words}" for name, words in there.items()) + "."]
     where = sorted({_machine(evidence.run.environment) for s in found.settings for evidence in s.runs.values()})
     notes.append(f"Measured in the runs themselves, on {'; '.join(where)}, with whatever else ran there at the time.")
     if any("evaluation_ms" in s.reasons for s in found.settings):
         notes.append("ms an example: a dash stands where runs are of a version that did not count examples.")
-    return _grid("Cost", found, list(COSTS), notes, False)
+    notes += _how_energy(found, "energy_joules")
+    of_points = _cost_of_a_point(found)
+    if not of_points.rows and PER_POINT[0] in found.settings[0].reasons:
+        notes.append(f"What a point of accuracy costs: {found.settings[0].reasons[PER_POINT[0]]}.")
+    return [_grid("Cost", found, list(COSTS), notes, False), of_points]
+
+
+def _cost_of_a_point(found: ComparableSet) -> Table:
+    notes = [
+        "A point is a hundredth of the accuracy at the end above that of the `frozen` run of the same seed (heads on "
+        "the backbone as it is), so what is forgotten again counts for nothing; the cost is the whole run's. Bytes "
+        "are a task's on disk. n: the seeds that have such a run and gain a point, where those are not all.",
+        *_how_energy(found, "joules_per_point"),
+    ]
+    without: dict[str, list[str]] = {}  # reason → the settings
+    for setting in found.settings:
+        if PER_POINT[0] in setting.reasons:
+            without.setdefault(setting.reasons[PER_POINT[0]], []).append(setting.label)
+    notes += [f"None of {', '.join(labels)}: {reason}." for reason, labels in without.items()]
+    return _grid("Cost of a point", found, PER_POINT, notes, False)
+
+
+def _how_energy(found: ComparableSet, name: str) -> list[str]:
+    """Return how the energy of a column was found, measured or estimated; nothing where there is no such column."""
+    there = [s for s in found.settings if name in s.spread]
+    if not there:
+        return []
+    by_source: dict[str, list[str]] = {}
+    for setting in there:
+        for source in sorted({joules(e.run).reason for e in setting.runs.values() if joules(e.run).value is not None}):
+            by_source.setdefault(source, []).append(setting.label)
+    only = len(by_source) == 1
+    how = "; ".join(source if only else f"{source}: {', '.join(names)}" for source, names in by_source.items())
+    is_whole = all(name in s.spread and s.spread[name].n == len(s.runs) for s in found.settings)
+    return [
+        f"Energy is {how}" + ("." if is_whole else "; a dash stands where nobody counted it, or no point is gained.")
+    ]
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

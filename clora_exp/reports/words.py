@@ -82,10 +82,14 @@ def energy(joules: float, source: str) -> str:
     """Return joules with how they were found, or why there are none."""
     if joules != joules:  # NaN
         return f"– ({source})"
-    number = (
-        f"{joules:.3g} J" if joules < 1000 else f"{joules / 1000:.3g} kJ" if joules < 1e6 else f"{joules / 1e6:.3g} MJ"
-    )
-    return f"{number}, {source}"
+    return f"{in_joules(joules)}, {source}"
+
+
+def in_joules(joules: float) -> str:
+    """Return an energy in J, kJ or MJ."""
+    if joules < 1000:
+        return f"{joules:.3g} J"
+    return f"{joules / 1000:.3g} kJ" if joules < 1e6 else f"{joules / 1e6:.3g} MJ"
 
 
 def p_value(value: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_runs import BEFORE, change_file, known_runs, learned, made_run, ones
+from made_runs import BEFORE, change_file, crossed, known_runs, learned, made_run, ones
 
 from clora_exp.evaluation import predictions
 from clora_exp.reports.__main__ import main
@@ -270,3 +270,79 @@ def test_the_overview_names_every_command_and_a_misspelt_one_the_nearest(capsys)
     assert all(f"    {name}" in out for name in ("list", "page", "compare", "verify", "strip"))
     assert main(["comapre", "runs"]) == 2
     assert "unknown command 'comapre'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def reported_cross(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose runs of lora all have adapter_task.csv, of clora one of three."""
+    folder = tmp_path_factory.mktemp("crossed")
+    runs = known_runs(folder / "runs")
+    for seed, a_on_b in enumerate(("0.2", "0.3", "0.7")):
+        crossed(runs / "lora" / f"00000000-s{seed}", f"0.9 {a_on_b} 0.1 0.9")
+    crossed(runs / "clora" / "00000000-s0", "0.9 0.5 0.5 0.9")
+    assert main(["compare", str(folder / "runs"), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def with_cross(reported_cross: Path, tmp_path: Path) -> Path:
+    """A copy of it, somewhere else."""
+    return shutil.copytree(reported_cross, tmp_path / "moved")
+
+
+def test_adapters_on_every_task_are_averaged_where_every_seed_has_them(with_cross: Path, capsys) -> None:
+    table = pd.read_csv(with_cross / "adapter_task.csv").set_index(["label", "adapter", "task"])
+    assert list(table.index) == [("lora", adapter, task) for adapter in "ab" for task in "ab"]
+    cell = table.loc[("lora", "a", "b")]
+    assert (cell["n"], cell["mean"], cell["sd"]) == (3, pytest.approx(0.4), pytest.approx(0.07**0.5))
+    assert table.loc[("lora", "b", "a"), "mean"] == pytest.approx(0.1)
+    svg = (with_cross / "figures" / "adapter_task.svg").read_text()
+    assert [re.search(rf">{text}<", svg) is not None for text in ("lora", "clora", r"0\.40", r"0\.10", "before")] == [
+        True, False, True, True, False]  # fmt: skip
+    text = (with_cross / "comparison.md").read_text()
+    assert (
+        "Mean accuracy of each task's adapter (rows, as it was when the task had been learned) on every task's" in text
+    )
+    assert "data is not drawn for clora, ewc: not every seed has it. `python -m clora_exp.reports cross RUN …`" in text
+    assert main(["verify", str(with_cross)]) == 0
+
+
+def test_a_tampered_cell_of_adapters_and_tasks_is_found_in_the_report_and_in_the_run(with_cross: Path, capsys) -> None:
+    change_file(with_cross / "adapter_task.csv", "lora,b,a,3,0.1", "lora,b,a,3,0.4")
+    assert main(["verify", str(with_cross)]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"adapter_task.csv, A, lora, b, a: mean is 0\.4\d*, the runs give 0\.1\d*", out)
+    path = with_cross / "runs" / "lora" / "00000000-s2" / "adapter_task.csv"
+    sums = (path.parent / "SHA256SUMS").read_bytes()
+    change_file(path, "a,b,0.7", "a,b,0.1")
+    assert main(["verify", str(with_cross)]) == 1
+    out = capsys.readouterr().out
+    assert "its SHA256SUMS is not the one the report was made from" in out
+    assert re.search(r"adapter_task.csv, A, lora, a, b: mean is 0\.[34]\d*, the runs give 0\.[12]\d*", out)
+    (path.parent / "SHA256SUMS").write_bytes(sums)
+    assert main(["verify", str(with_cross)]) == 1
+    assert f"{path} has changed since it was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cells", "n", "said"),
+    [
+        ("0.8 0.2 0.1 0.9", 10, "a through its own adapter is 0.8, its answers give 0.9"),
+        ("0.9 0.2 0.1 0.9", 9, "a has 9 examples, its answers are to 10"),
+        ("0.9 0.2 1.1 0.9", 10, "cannot be read: it holds what is no accuracy, 0 to 1"),
+        ("0.9 0.2 0.1 many", 10, "cannot be read: could not convert string to float: 'many'"),
+    ],
+)
+def test_a_run_whose_adapters_and_answers_disagree_is_left_out(cells: str, n: int, said: str, tmp_path: Path) -> None:
+    runs = known_runs(tmp_path / "runs")
+    crossed(runs / "lora" / "00000000-s1", cells, n)
+    assert main(["compare", str(runs), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    left = "| `../runs/lora/00000000-s1` | damaged | its files and its answers disagree: adapter_task.csv: "
+    assert left + said in text
+
+
+def test_runs_that_were_measured_since_make_a_comparison_one_of_other_runs(report: Path, capsys) -> None:
+    crossed(report / "runs" / "lora" / "00000000-s0", "0.9 0.2 0.1 0.9")
+    assert main(["verify", str(report)]) == 1
+    assert "00000000-s0: its SHA256SUMS is not the one the report was made from" in capsys.readouterr().out

@@ -58,7 +58,8 @@ def test_equal_runs_give_equal_files_and_a_prefix_where_it_is_asked_for(known: C
     first = draw_comparison(known, tmp_path / "one", "A_")
     assert draw_comparison(known) == first
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == sorted(f"A_{name}.{suffix}" for name in comparison_figures.FIGURES for suffix in ("png", "svg"))
+    drawn = comparison_figures.FIGURES.keys() - {"adapter_task"}  # which none of these runs has
+    assert names == sorted(f"A_{name}.{suffix}" for name in drawn for suffix in ("png", "svg"))
 
 
 def test_twenty_three_settings_have_each_a_look_of_their_own(known: ComparableSet) -> None:
