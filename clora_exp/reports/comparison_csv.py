@@ -23,7 +23,8 @@ def csv_files(comparison: Comparison) -> dict[str, str]:
     }  # fmt: skip
     for found in comparison.sets:
         for setting in found.settings:
-            own = {"set": found.name, "method": setting.method, "setting": setting.digest, "label": setting.label}
+            own = {"set": found.name, "scenario": found.scenario}
+            own |= {"method": setting.method, "setting": setting.digest, "label": setting.label}
             rows["comparison"] += [own | row for row in _numbers(setting)]
             rows["runs"] += [own | row for row in _runs(setting)]
             first, crossed = setting.first.run.matrix, setting.adapter_task()
