@@ -106,7 +106,7 @@ def _panels(curves: dict[str, np.ndarray], looks: dict[str, tuple[str, str]], ta
         for other in curves.values():
             axes.plot(range(1, other.shape[1] + 1), other.mean(axis=0), color="#DDDDDD", lw=0.8, zorder=1)
         _curve(axes, values, *looks[label])
-        axes.set_title(label, fontsize=9, pad=3)
+        axes.set_title(label, fontsize=9 if len(label) <= 26 else 7, pad=3)
         axes.grid(axis="y")
         _task_axis(axes, tasks, short=True)
     for axes in grid[:, 0]:
@@ -169,7 +169,7 @@ def _side_by_side(
     meshes = []
     for axes, (label, values) in zip(grid.flat, shown.items(), strict=False):
         meshes.append(_mesh(axes, values, row_names, tasks, of_rows))
-        axes.set_title(label, fontsize=9, pad=3)
+        axes.set_title(label, fontsize=9 if len(label) <= 26 else 7, pad=3)
     for axes in _lowest(grid, len(shown)):
         axes.tick_params(labelbottom=True)
     figure.tight_layout(rect=(0, 0, 0.94, 0.99))
