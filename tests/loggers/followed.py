@@ -6,6 +6,7 @@ checksum, length and type (full 1, first 2, middle 3, last 4), each record one m
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,13 @@ class Kept:
         pieces = sorted((results / ".wandb").glob(f"offline-run-*-{begins}-*/run-*.wandb"))
         self.id = pieces[-1].stem.removeprefix("run-")
         self.pieces = [piece for piece in pieces if piece.stem == f"run-{self.id}"]
-        self.records = [record for piece in self.pieces for record in _records(piece)]
+        deadline = time.monotonic() + 60
+        while True:  # wandb's own process writes the end of a run a little later where the machine is busy
+            each = [list(_records(piece)) for piece in self.pieces]
+            if any(record.WhichOneof("record_type") == "exit" for record in each[-1]) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        self.records = [record for records in each for record in records]
         self.run = next(self.of("run"))
         self.config = {update.key: json.loads(update.value_json) for update in self.run.config.update}
 
@@ -104,6 +111,8 @@ def _records(path: Path) -> Iterator[Any]:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = CHUNK.unpack_from(content, at)
+        if at + CHUNK.size + length > len(content):  # still being written
+            return
         record += content[at + CHUNK.size : at + CHUNK.size + length]
         at += CHUNK.size + length
         if kind in (1, 4):
