@@ -84,7 +84,6 @@ def learn(
     first = [j for j in range(len(stream)) if scenario.can_answer(j, 0)] if state is None else []
     start = copy.deepcopy(method.state_dict()) if config.method.protocol == "single" else None
     logs.begin(progress, is_new=state is None)
-
     stop = StopOnSignal()
     keep = SessionCheckpoints(partial(folder.save_session, progress), config.trainer.checkpoint_every, stop)
     watching = terminal.watching(config.trainer, [keep, stop, logs, *callbacks])

@@ -42,6 +42,16 @@ def _config(method: str) -> str:
     return json.dumps(plain_config(compose_experiment(overrides)))
 
 
+def _changed(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        place = config
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return config
+
+
 def made_run(
     root: Path,
     method: str,
@@ -62,13 +72,7 @@ def made_run(
     """
     folder = root / method / f"{digest}-s{seed}"
     folder.mkdir(parents=True)
-    config = json.loads(_config(method)) | {"seed": seed, "results_dir": str(root)}
-    for key, value in (changes or {}).items():
-        *sections, name = key.split(".")
-        place = config
-        for section in sections:
-            place = place[section]
-        place[name] = value
+    config = _changed(json.loads(_config(method)) | {"seed": seed, "results_dir": str(root)}, changes or {})
     frame = _answers(right)
     matrix = predictions.accuracy_matrix(frame, TASKS)
     metrics = metrics_of_run(matrix, protocol=config["method"]["protocol"], scenario=config["scenario"])
