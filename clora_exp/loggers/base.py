@@ -7,6 +7,7 @@ composing needs none.
 
 import importlib.util
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,28 +68,28 @@ class Ending:
     figures: dict[str, Path] = field(default_factory=dict)  # name → PNG
 
 
-class Logger:
+class Logger(ABC):
     """Follows one run. Whatever a method raises is said once, and the run goes on without this logger."""
 
     def __init__(self, settings: Any, run: Started, place: Path) -> None:
         """Take note; `place` is the folder of this logger's own below `results_dir`, shared by all its runs."""
         self.settings, self.run, self.place = settings, run, place
 
+    @abstractmethod
     def start(self, known: str | None) -> tuple[str, str]:
         """Begin to follow; return what the run is called there, and in words where it can be seen.
 
         `known` is the name from before an interruption, None where the run is new. Another name that comes back means
         that nothing of the run is there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def log(self, points: list[Point]) -> None:
         """Take points in, each once and in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, ending: Ending) -> None:
         """Stop following; called once, whatever happened."""
-        raise NotImplementedError
 
 
 def logger_class(name: str) -> type[Logger]:
