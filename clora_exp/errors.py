@@ -29,6 +29,10 @@ class RunError(CloraError):
     """A run that cannot start, go on or be read."""
 
 
+class StoreError(CloraError):
+    """A stored task that is not there, is damaged, or does not belong to the model at hand."""
+
+
 class Interrupted(Exception):  # noqa: N818  # it is no error
     """The run was asked to stop; what was finished is on disk. `signal_number` is SIGINT's or SIGTERM's."""
 
