@@ -7,7 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
-from clora_exp.inference.identification import IDENTIFIERS, CentroidIdentifier, GaussianIdentifier, shrunk_covariance
+from clora_exp.models.identification import IDENTIFIERS, CentroidIdentifier, GaussianIdentifier, shrunk_covariance
 
 CLASSES = {0: [0, 1], 1: [2], 2: [3, 4, 5]}  # task → its classes
 

@@ -1,0 +1,106 @@
+"""Where tasks come from: a store, or the folder of one run, whose tasks then have the one version v1."""
+
+import tempfile
+from pathlib import Path
+
+from clora_exp import discovery
+from clora_exp.compose import compose_experiment
+from clora_exp.config import ModelConfig
+from clora_exp.errors import ModelError, StoreError
+from clora_exp.models.base import TaskModel
+from clora_exp.store.aliases import Aliases, Target
+from clora_exp.store.folder import Store, Stored
+from clora_exp.store.manifest import Base
+from clora_exp.store.saving import import_run
+from torch import Tensor
+
+
+class Place:
+    """A store, read-only, and the base model that its versions belong to."""
+
+    def __init__(self, store: Store, model_path: str | None = None, folder: object = None) -> None:
+        """Read from a store.
+
+        Args:
+            model_path: the folder of the base model, where it is not the one of its name.
+            folder: kept as long as this is, e.g. a temporary directory.
+        """
+        self.store, self._model_path, self._folder = store, model_path, folder
+        self._aliases: dict[str, tuple[tuple[int, int], Aliases]] = {}
+
+    def tasks(self) -> list[str]:
+        """Return the tasks' names."""
+        return self.store.tasks()
+
+    def resolve(self, task: str, which: str) -> Target:
+        """Return the version that an alias or a name means now.
+
+        Raises:
+            StoreError: there is none.
+        """
+        if which != "current":
+            return self.store.resolve(task, which)
+        try:
+            found = (self.store.folder(task) / "aliases.json").stat()
+            stamp = found.st_mtime_ns, found.st_ino
+        except OSError:
+            return self.store.resolve(task, which)
+        known = self._aliases.get(task)
+        if known is None or known[0] != stamp:
+            known = self._aliases[task] = stamp, self.store.aliases(task)
+        target = known[1].targets.get(which)
+        return target or self.store.resolve(task, which)
+
+    def read(self, task: str, target: Target) -> Stored:
+        """Return a version, hashed and checked.
+
+        Raises:
+            StoreError: it is damaged, gone, or another than was meant.
+        """
+        stored = self.store.read(task, target.version)
+        if stored.id != target.id:
+            raise StoreError(f"{task}@{target.version}: its id is {stored.id[:12]}, not {target.id[:12]}")
+        return stored
+
+    def basis(self, sha256: str) -> dict[str, Tensor]:
+        """Return the factors that versions share."""
+        return self.store.basis(sha256)
+
+    def build(self, base: Base) -> TaskModel:
+        """Return the base model.
+
+        Raises:
+            ModelError: it cannot be had here, or it is another one.
+        """
+        config = self._config(base)
+        kind = discovery.model_kinds.load(base.kind)
+        found = kind.identity(config)
+        if found != base.sha256:
+            raise ModelError(f"model {base.name}: its weights are {found[:12]} here, and {base.sha256[:12]} are needed")
+        model: TaskModel = kind.build(config)
+        model.knows_task = base.knows_task
+        return model.requires_grad_(False).eval()
+
+    def _config(self, base: Base) -> ModelConfig:
+        words = [f"model={base.name}", *([f"model.path={self._model_path}"] if self._model_path else [])]
+        config = compose_experiment(words).model
+        settings = type(config.settings)(**base.settings)
+        import dataclasses
+
+        return dataclasses.replace(config, settings=settings)
+
+
+def open_place(path: Path, model_path: str | None = None) -> Place:
+    """Return the place of a store or of a run directory; the tasks of a run are put into a store for as long.
+
+    Raises:
+        StoreError, RunError: it is neither, or damaged.
+    """
+    if (path / "store.json").exists():
+        return Place(Store(path), model_path)
+    if not (path / "config.yaml").exists():
+        raise StoreError(f"{path} is neither a store (no store.json in it) nor a run directory (no config.yaml)")
+    folder = tempfile.TemporaryDirectory(prefix="clora-exp-run-")
+    store = Store(Path(folder.name), is_new=True)
+    import_run(store, path)
+    return Place(store, model_path, folder)
