@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from clora_exp.adapters.active import answering
-from clora_exp.errors import CloraError, ModelError, StoreError
+from clora_exp.errors import CloraError, StoreError
 from clora_exp.inference.loaded import Loaded, Loader
 from clora_exp.inference.locks import ReadWriteLock
 from clora_exp.inference.places import Place, open_place
-from clora_exp.models.prompts import Told
-from clora_exp.tasks.stream import Example
 
 MAX_BATCH = 64  # rows of a forward pass; more are answered in several
 
@@ -168,9 +164,7 @@ class TaskEngine:
             values = torch.softmax(row[: len(version.labels)].double(), 0).tolist()
             best = max(range(len(values)), key=values.__getitem__)
             labels = dict(zip(version.labels, values, strict=True))
-            found.append(
-                Answer(version.task, version.version, version.id, version.labels[best], values[best], labels)
-            )
+            found.append(Answer(version.task, version.version, version.id, version.labels[best], values[best], labels))
         return found
 
     @contextmanager

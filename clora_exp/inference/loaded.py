@@ -60,7 +60,9 @@ class Loader:
         base = self._base_for(manifest.base, stored.label)
         layers = {name: x for name, x in stored.tensors.items() if not name.startswith("head.")}
         tensors = unpack_layers(layers, manifest.weights.layers)
-        tensors = {name.replace("R/", "routing/", 1) if name.startswith("R/") else name: x for name, x in tensors.items()}
+        tensors = {
+            name.replace("R/", "routing/", 1) if name.startswith("R/") else name: x for name, x in tensors.items()
+        }
         group = self._group(stored, base)
         row = self._groups[group].put(tensors)
         weight = stored.tensors.get("head.weight")
@@ -71,9 +73,7 @@ class Loader:
                 head = self._heads.put(weight, stored.tensors.get("head.bias"))
             told = Told(manifest.task, manifest.description, tuple(manifest.labels), manifest.base.knows_task)
             num_bytes = sum(x.numel() * x.element_size() for x in stored.tensors.values())
-            entry = Loaded(
-                manifest.task, manifest.version, stored.id, told.labels, told, group, row, head, num_bytes
-            )
+            entry = Loaded(manifest.task, manifest.version, stored.id, told.labels, told, group, row, head, num_bytes)
             self._check_probe(stored, entry)
         except BaseException:
             self._groups[group].clear(row)
@@ -81,6 +81,12 @@ class Loader:
                 self._heads.clear(head)
             raise
         return entry
+
+    @property
+    def base(self) -> TaskModel:
+        """The base model, once a version has been taken in."""
+        assert self._base is not None
+        return self._base[1]
 
     def let_go(self, entry: Loaded) -> None:
         """Clear a version's rows."""

@@ -1,7 +1,10 @@
 """Where tasks come from: a store, or the folder of one run, whose tasks then have the one version v1."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
+
+from torch import Tensor
 
 from clora_exp import discovery
 from clora_exp.compose import compose_experiment
@@ -12,7 +15,6 @@ from clora_exp.store.aliases import Aliases, Target
 from clora_exp.store.folder import Store, Stored
 from clora_exp.store.manifest import Base
 from clora_exp.store.saving import import_run
-from torch import Tensor
 
 
 class Place:
@@ -72,7 +74,7 @@ class Place:
         Raises:
             ModelError: it cannot be had here, or it is another one.
         """
-        config = self._config(base)
+        config = self.config_of(base)
         kind = discovery.model_kinds.load(base.kind)
         found = kind.identity(config)
         if found != base.sha256:
@@ -81,12 +83,15 @@ class Place:
         model.knows_task = base.knows_task
         return model.requires_grad_(False).eval()
 
-    def _config(self, base: Base) -> ModelConfig:
+    def config_of(self, base: Base) -> ModelConfig:
+        """Return the base model's configuration, with the version's own settings.
+
+        Raises:
+            ConfigError: this version of the project has no such model, or no such settings.
+        """
         words = [f"model={base.name}", *([f"model.path={self._model_path}"] if self._model_path else [])]
         config = compose_experiment(words).model
         settings = type(config.settings)(**base.settings)
-        import dataclasses
-
         return dataclasses.replace(config, settings=settings)
 
 

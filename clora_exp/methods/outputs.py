@@ -18,10 +18,10 @@ from clora_exp.adapters.family import owned_parts
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import ConfigError, ModelError
 from clora_exp.evaluation.written import Written
-from clora_exp.models.identification import IDENTIFIERS, Identifier
 from clora_exp.methods.strategy import Answer
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
+from clora_exp.models.identification import IDENTIFIERS, Identifier
 from clora_exp.tasks.scenario import Scenario
 
 

@@ -71,7 +71,9 @@ class Aliases:
             targets = {name: Target(found["version"], found["id"]) for name, found in plain["aliases"].items()}
             next_number = plain["next_number"]
             is_known = targets.keys() <= set(ALIASES) and isinstance(next_number, int) and next_number >= 1
-            if not is_known or not all(VERSION.fullmatch(x.version) and SHA256.fullmatch(x.id) for x in targets.values()):
+            if not is_known or not all(
+                VERSION.fullmatch(x.version) and SHA256.fullmatch(x.id) for x in targets.values()
+            ):
                 raise ValueError(f"it holds {plain}")
         except FileNotFoundError:
             return cls()

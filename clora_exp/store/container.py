@@ -69,7 +69,15 @@ def unpack(content: bytes, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
         if _header(unpacked).get("__metadata__") == {"bytes": "shuffled"}:
             unpacked = _regrouped(unpacked, is_back=True)
         return load(unpacked)
-    except (zstandard.ZstdError, SafetensorError, struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        zstandard.ZstdError,
+        SafetensorError,
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise StoreError(f"it is damaged: {error}") from error
 
 
@@ -104,8 +112,7 @@ def _regrouped(content: bytes, is_back: bool) -> bytes:
 def same_bytes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Tell whether two sets of tensors are the same to the bit, names, kinds and shapes included."""
     return a.keys() == b.keys() and all(
-        (x.dtype, x.shape) == (b[name].dtype, b[name].shape)
-        and torch.equal(_raw(x), _raw(b[name]))
+        (x.dtype, x.shape) == (b[name].dtype, b[name].shape) and torch.equal(_raw(x), _raw(b[name]))
         for name, x in a.items()
     )
 

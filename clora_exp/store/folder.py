@@ -340,7 +340,9 @@ def _check_form(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     of_layers = {name for name in tensors if not name.startswith("head.")}
     if of_layers != weights.layers.keys() or not {name.split(".")[0] for name in of_layers} <= set(parts):
         raise StoreError(f"it holds the tensors {sorted(of_layers)}; the manifest names {sorted(weights.layers)}")
-    modules = {part: [m for key, names in weights.layers.items() if key.split(".")[0] == part for m in names] for part in parts}
+    modules = {
+        part: [m for key, names in weights.layers.items() if key.split(".")[0] == part for m in names] for part in parts
+    }
     if any(sorted(names) != sorted(modules[parts[0]]) or len(set(names)) < len(names) for names in modules.values()):
         raise StoreError("A and B are of different layers, or a layer stands there twice")
     for name in of_layers:

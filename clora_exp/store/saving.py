@@ -62,6 +62,7 @@ def _import(store: Store, run: StoredRun, task: str, promote: bool) -> Manifest:
         method=saved.manifest["method"],
         weights=weights,
         probe=probe_of(saved),
+        stream=saved.config.tasks.name,
         data_sha256=dict(saved.manifest["data_sha256"]),
         metrics=_metrics(run, task),
         created=now(),

@@ -1,0 +1,68 @@
+"""How a stored version answers its own task's examples, found again by the name of its stream and their fingerprint."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clora_exp.compose import compose_experiment
+from clora_exp.errors import StoreError, unknown
+from clora_exp.inference.loaded import Loaded, Loader
+from clora_exp.store.manifest import Manifest
+from clora_exp.tasks.stream import Example, Task, load_stream
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a version on a split."""
+
+    accuracy: float
+    num_examples: int
+    predicted: list[str]  # labels, in the split's order
+
+
+def task_of(manifest: Manifest, overrides: Sequence[str] = ()) -> Task:
+    """Return the data that a version was trained and measured on.
+
+    Args:
+        overrides: as on run.py, for a stream that needs more than its name, e.g. tasks.path=FOLDER.
+
+    Raises:
+        StoreError: it is other data now.
+        ConfigError, DataError: the stream cannot be had.
+    """
+    config = compose_experiment([f"tasks={manifest.stream}", *overrides])
+    stream = load_stream(config.tasks, config.data_seed)
+    if manifest.task not in stream.names:
+        raise StoreError(f"tasks={manifest.stream}: " + unknown("task", manifest.task, stream.names))
+    task = stream.tasks[stream.names.index(manifest.task)]
+    if task.sha256 != manifest.data_sha256:
+        raise StoreError(
+            f"{manifest.task}@{manifest.version}: its data is another now than it was trained on (tasks="
+            f"{manifest.stream}); pass what else it needs, e.g. tasks.path=FOLDER"
+        )
+    return task
+
+
+def measure(
+    loader: Loader, entry: Loaded, examples: Sequence[Example], progress: Callable[[int], None] | None = None
+) -> Measured:
+    """Return a version's accuracy on labelled texts; `progress` is told how many are done since."""
+    predicted: list[str] = []
+    for start in range(0, len(examples), BATCH):
+        part = examples[start : start + BATCH]
+        logits = loader.logits([entry] * len(part), [example.text for example in part])
+        predicted += [entry.labels[i] for i in logits[:, : len(entry.labels)].argmax(-1).tolist()]
+        if progress:
+            progress(len(part))
+    right = sum(p == example.label for p, example in zip(predicted, examples, strict=True))
+    return Measured(right / len(examples), len(examples), predicted)
+
+
+def logits_of(loader: Loader, entry: Loaded, texts: Sequence[str]) -> Tensor:
+    """Return a version's logits of texts, (n, c), without those beyond its labels."""
+    with torch.inference_mode():
+        return loader.logits([entry] * len(texts), texts)[:, : len(entry.labels)]
