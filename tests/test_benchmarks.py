@@ -57,15 +57,15 @@ def test_the_methods_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_loop_benchmark_compares_equal_work(tmp_path: Path) -> None:
     """Without Avalanche: no environment with it is named."""
-    words = ["--rounds", "2", "--steps", "1", "--examples", "32", "--lengths", "16", "--out", str(tmp_path)]
+    words = ["--rounds", "2", "--steps", "1", "--examples", "32", "--lengths", "24", "--out", str(tmp_path)]
     figures = figures_of("loop", *words, says="--peer")
     parts = ("both", "train", "evaluate")
     same = {f"same_{part}_over_{other}" for part in parts for other in ("plain", "trainer")}
-    own = {f"own_16_{name}_over_trainer" for name in ("lora", "lora_per_task")}
+    own = {f"own_24_{name}_over_trainer" for name in ("lora", "lora_per_task")}
     apart = {"losses_apart_plain", "losses_apart_trainer"}
-    assert set(figures) == same | own | apart | {"own_16_tokens"}
+    assert set(figures) == same | own | apart | {"own_24_tokens"}
     assert all(figures[name] <= 1e-5 for name in apart)
-    assert figures["own_16_tokens"] < 1  # less padding, counted
+    assert figures["own_24_tokens"] < 1  # less padding, counted
     assert (tmp_path / "loop.md").read_text().count("\n| ") == 2 + 3 + 2 + 4
 
 
