@@ -131,7 +131,7 @@ def test_a_sweep_killed_half_way_and_repeated_does_only_what_is_missing(tmp_path
     """SIGKILL in the second job: the first one is left alone, the second goes on, the third begins."""
     words = ["method=lora", "seed=0,1,2", "trainer.epochs=3", "tasks.digits.num_tasks=2", f"results_dir={tmp_path}"]
     running = _begin(*words)
-    _until(lambda: list(tmp_path.rglob("*-s1/adapters/0-1")))
+    _until(lambda: list(tmp_path.rglob("*-s1/adapters/0-4")))
     running.kill()
     running.communicate()
     (first,) = tmp_path.rglob("*-s0")
