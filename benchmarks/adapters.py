@@ -94,7 +94,9 @@ def main() -> None:
         figures |= found
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "adapters.md", page(figures, rounds, rows).encode())
-    write_atomically(options.out / "adapters.json", f"{json.dumps(switch_times(figures, rounds), indent=2)}\n".encode())
+    write_atomically(
+        options.out / "adapters.json", f"{json.dumps(switch_times(figures, rounds, rows), indent=2)}\n".encode()
+    )
     print(json.dumps({name: round(value, 4) for name, (value, _, _) in figures.items()}))
 
 
@@ -195,7 +197,7 @@ def loaded(num_tasks: int) -> tuple[Any, Adapters, Heads]:
 
 
 def mixed_batches(split: EncodedSplit, rounds: int, rows: int) -> Figures:
-    """Time 32 rows over 32 tasks against the same rows on one, heads included."""
+    """Time rows of as many tasks against the same rows of one, heads included."""
     inputs, figures = split[list(range(rows))].inputs, {}
     for num_tasks in (32, 1000):
         model, _, heads = loaded(num_tasks)
@@ -212,7 +214,7 @@ def mixed_batches(split: EncodedSplit, rounds: int, rows: int) -> Figures:
 
 
 def over_peft(split: EncodedSplit, rounds: int, rows: int) -> Figures:
-    """Compare what a batch of 32 rows costs more than on the bare base, with what PEFT's adapter_names cost more."""
+    """Compare what a batch costs more than on the bare base, with what PEFT's adapter_names cost more."""
     inputs = split[list(range(rows))].inputs
     config = compose_experiment(["method=clora_xs"])
     base, (model, _, _) = bare(config), loaded(32)
@@ -269,11 +271,15 @@ def switching(split: EncodedSplit, rounds: int, rows: int) -> Figures:
     return {f"switch_p99_ms_{n}": interval(lambda block: float(np.quantile(block, 0.99)), b) for n, b in blocks.items()}
 
 
-def switch_times(figures: Figures, rounds: int) -> dict[str, Any]:
+def switch_times(figures: Figures, rounds: int, rows: int) -> dict[str, Any]:
     """Return what comparison reports quote: of which method and model, and the 99th percentile by tasks loaded."""
     times = {str(n): round(figures[f"switch_p99_ms_{n}"][0], 3) for n in (1, 100, 1000)}
-    command = f"python benchmarks/adapters.py --rounds {rounds}"
-    return {"command": command, "method": "clora_xs", "model": "minilm", "switch_p99_ms": times}
+    return {"command": command(rounds, rows), "method": "clora_xs", "model": "minilm", "switch_p99_ms": times}
+
+
+def command(rounds: int, rows: int) -> str:
+    """Return what was typed."""
+    return f"python benchmarks/adapters.py --rounds {rounds}" + (f" --rows {rows}" if rows != 32 else "")
 
 
 def sizes(split: EncodedSplit, rounds: int, rows: int) -> Figures:
@@ -319,7 +325,7 @@ def page(figures: Figures, rounds: int, rows: int) -> str:
     cores, memory = psutil.cpu_count(logical=False) or 1, psutil.virtual_memory().total / 1e9
     lines = [
         "# What the adapters cost\n",
-        f"`python benchmarks/adapters.py --rounds {rounds}{'' if rows == 32 else f' --rows {rows}'}`\n",
+        f"`{command(rounds, rows)}`\n",
         f"MiniLM, rank 16, all linear layers of the encoder; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {processor()}, {cores} cores, {memory:.0f} GB, no GPU. Medians "
         f"over {rounds} rounds, the sides in turn; 95 % intervals by bootstrap.\n",
