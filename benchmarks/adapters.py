@@ -74,9 +74,12 @@ Figures = dict[str, tuple[float, float, float]]  # name → median, and the ends
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100, help="measurements of each side (default 100)")
+    parser.add_argument("--rows", type=int, default=32, help="texts answered at once, up to 32; half are trained on")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder for adapters.md and .json")
     options = parser.parse_args()
-    rounds = options.rounds
+    rounds, rows = options.rounds, options.rows
+    if rounds < 1 or not 1 <= rows <= 32:
+        parser.error("1 or more rounds; 1 to 32 rows")
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
     config = compose_experiment(["method=clora_xs"])
@@ -84,14 +87,16 @@ def main() -> None:
     split = Method(config, stream).model.encode(TASK, stream.tasks[TASK], "test")
     figures: Figures = {}
     for measure in (steps, mixed_batches, over_peft, switching, sizes, compiled):
-        found = measure(split, rounds)
+        found = measure(split, rounds, rows)
         for name, (value, low, high) in found.items():
             line = f"{WORDS[name]}: {value:.3f} [{low:.3f}, {high:.3f}], target {TARGETS[name]}"
             print(line, file=sys.stderr, flush=True)
         figures |= found
     options.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out / "adapters.md", page(figures, rounds).encode())
-    write_atomically(options.out / "adapters.json", f"{json.dumps(switch_times(figures, rounds), indent=2)}\n".encode())
+    write_atomically(options.out / "adapters.md", page(figures, rounds, rows).encode())
+    write_atomically(
+        options.out / "adapters.json", f"{json.dumps(switch_times(figures, rounds, rows), indent=2)}\n".encode()
+    )
     print(json.dumps({name: round(value, 4) for name, (value, _, _) in figures.items()}))
 
 
@@ -130,9 +135,9 @@ def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def steps(split: EncodedSplit, rounds: int) -> Figures:
+def steps(split: EncodedSplit, rounds: int, rows: int) -> Figures:
     """Time a training step (forward, backward, clipping, optimiser) of each setting on its second task."""
-    batch = split[list(range(16))]
+    batch = split[list(range(max(1, rows // 2)))]
     sides: dict[str, Callable[[], Any]] = {"peft": peft_step(batch)}
     for name in ("clora", "clora_gated", "clora_xs"):
         sides[name] = our_step(compose_experiment([f"method={name}", "method.dropout=0.0"]), batch)
@@ -191,12 +196,12 @@ def loaded(num_tasks: int) -> tuple[Any, Adapters, Heads]:
     return model, adapters, Heads(384, [21] * num_tasks).requires_grad_(False)
 
 
-def mixed_batches(split: EncodedSplit, rounds: int) -> Figures:
-    """Time 32 rows over 32 tasks against the same rows on one, heads included."""
-    inputs, figures = split[list(range(32))].inputs, {}
+def mixed_batches(split: EncodedSplit, rounds: int, rows: int) -> Figures:
+    """Time rows of as many tasks against the same rows of one, heads included."""
+    inputs, figures = split[list(range(rows))].inputs, {}
     for num_tasks in (32, 1000):
         model, _, heads = loaded(num_tasks)
-        tasks = torch.randperm(num_tasks)[:32]
+        tasks = torch.randperm(num_tasks)[:rows]
 
         def answer(task: int | Tensor, model: Any = model, heads: Heads = heads) -> Tensor:
             with torch.inference_mode(), answering(task):
@@ -208,9 +213,9 @@ def mixed_batches(split: EncodedSplit, rounds: int) -> Figures:
     return figures
 
 
-def over_peft(split: EncodedSplit, rounds: int) -> Figures:
-    """Compare what a batch of 32 rows costs more than on the bare base, with what PEFT's adapter_names cost more."""
-    inputs = split[list(range(32))].inputs
+def over_peft(split: EncodedSplit, rounds: int, rows: int) -> Figures:
+    """Compare what a batch costs more than on the bare base, with what PEFT's adapter_names cost more."""
+    inputs = split[list(range(rows))].inputs
     config = compose_experiment(["method=clora_xs"])
     base, (model, _, _) = bare(config), loaded(32)
     lora = LoraConfig(
@@ -235,9 +240,9 @@ def over_peft(split: EncodedSplit, rounds: int) -> Figures:
     sides = {
         "base": alone,
         "ours_1": lambda: ours(0),
-        "ours_32": lambda: ours(torch.arange(32)),
-        "peft_1": lambda: theirs(["0"] * 32),
-        "peft_32": lambda: theirs([str(t) for t in range(32)]),
+        "ours_32": lambda: ours(torch.arange(rows)),
+        "peft_1": lambda: theirs(["0"] * rows),
+        "peft_32": lambda: theirs([str(t) for t in range(rows)]),
     }
     times = alternate(sides, rounds)
 
@@ -249,7 +254,7 @@ def over_peft(split: EncodedSplit, rounds: int) -> Figures:
     }
 
 
-def switching(split: EncodedSplit, rounds: int) -> Figures:
+def switching(split: EncodedSplit, rounds: int, rows: int) -> Figures:
     """Time what choosing another task costs: everything but the forward pass itself, the numbers of tasks in turn."""
     loads = {num_tasks: loaded(num_tasks)[1] for num_tasks in (1, 100, 1000)}
     rng, times = np.random.default_rng(0), {num_tasks: [] for num_tasks in loads}
@@ -266,14 +271,18 @@ def switching(split: EncodedSplit, rounds: int) -> Figures:
     return {f"switch_p99_ms_{n}": interval(lambda block: float(np.quantile(block, 0.99)), b) for n, b in blocks.items()}
 
 
-def switch_times(figures: Figures, rounds: int) -> dict[str, Any]:
+def switch_times(figures: Figures, rounds: int, rows: int) -> dict[str, Any]:
     """Return what comparison reports quote: of which method and model, and the 99th percentile by tasks loaded."""
     times = {str(n): round(figures[f"switch_p99_ms_{n}"][0], 3) for n in (1, 100, 1000)}
-    command = f"python benchmarks/adapters.py --rounds {rounds}"
-    return {"command": command, "method": "clora_xs", "model": "minilm", "switch_p99_ms": times}
+    return {"command": command(rounds, rows), "method": "clora_xs", "model": "minilm", "switch_p99_ms": times}
 
 
-def sizes(split: EncodedSplit, rounds: int) -> Figures:
+def command(rounds: int, rows: int) -> str:
+    """Return what was typed."""
+    return f"python benchmarks/adapters.py --rounds {rounds}" + (f" --rows {rows}" if rows != 32 else "")
+
+
+def sizes(split: EncodedSplit, rounds: int, rows: int) -> Figures:
     """Compare the files of a thousand tasks, the basis that they share with them."""
     from clora_exp.adapters.__main__ import measure
 
@@ -282,9 +291,9 @@ def sizes(split: EncodedSplit, rounds: int) -> Figures:
     return {"bytes_ratio_xs": (value, value, value)}
 
 
-def compiled(split: EncodedSplit, rounds: int) -> Figures:
+def compiled(split: EncodedSplit, rounds: int, rows: int) -> Figures:
     """Time one task, compiled, against the merged model, compiled."""
-    inputs = split[list(range(32))].inputs
+    inputs = split[list(range(rows))].inputs
     model, adapters, _ = loaded(100)
     merged = bare(compose_experiment(["method=clora_xs"]))
     merge_into(merged, adapters.as_lora(7))
@@ -311,12 +320,12 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def page(figures: Figures, rounds: int) -> str:
+def page(figures: Figures, rounds: int, rows: int) -> str:
     """Return the result as one Markdown page."""
     cores, memory = psutil.cpu_count(logical=False) or 1, psutil.virtual_memory().total / 1e9
     lines = [
         "# What the adapters cost\n",
-        f"`python benchmarks/adapters.py --rounds {rounds}`\n",
+        f"`{command(rounds, rows)}`\n",
         f"MiniLM, rank 16, all linear layers of the encoder; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {processor()}, {cores} cores, {memory:.0f} GB, no GPU. Medians "
         f"over {rounds} rounds, the sides in turn; 95 % intervals by bootstrap.\n",
@@ -327,10 +336,10 @@ def page(figures: Figures, rounds: int) -> str:
         sign = "≥" if name == "bytes_ratio_xs" else "≤"
         lines.append(f"| {WORDS[name]} | {value:.3f} | {low:.3f} to {high:.3f} | {sign} {TARGETS[name]:g} |")
     lines.append(
-        "\nA training step is the second task's: forward, backward, clipping, optimiser, 16 texts. A switch is what a "
-        "call does to find the parts of its task in all 36 layers; nothing is copied. Where an interval reaches beyond "
-        "its target, this machine cannot decide. Compiled, a layer computes three thin matrix products more than one "
-        "whose weights have the task merged in."
+        f"\nA training step is the second task's: forward, backward, clipping, optimiser, {max(1, rows // 2)} texts. A "
+        "switch is what a call does to find the parts of its task in all 36 layers; nothing is copied. Where an "
+        "interval reaches beyond its target, this machine cannot decide. Compiled, a layer computes three thin matrix "
+        "products more than one whose weights have the task merged in."
     )
     return "\n".join(lines) + "\n"
 

@@ -2,7 +2,7 @@
 
 Run: python experiments/against_frozen.py, after `python run.py -m experiment=med_legal_code_comparison` and the `strip`
 that experiments/med_legal_code_comparison.md has. Reads results/med_legal_code_comparison/runs; writes
-against_frozen.md and accuracy_matrix.png beside them, and the table in the project's README.md.
+against_frozen.md, against_frozen.csv and accuracy_matrix.png beside them, and the table in the project's README.md.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ import pandas as pd
 
 from clora_exp.evaluation.predictions import correct_right_after_learning, read_predictions
 from clora_exp.evaluation.statistics import mcnemar
-from clora_exp.files import write_atomically
+from clora_exp.files import csv_text, write_atomically
 from clora_exp.interrupts import ended_in_order
 from clora_exp.reports.figures import draw_all
 from clora_exp.reports.found import find_runs, with_progress
@@ -54,6 +54,7 @@ def write(runs: Runs) -> None:
     """Write the page, the figure and the README's table."""
     tests = tests_against_frozen(runs)
     write_atomically(FOLDER / "against_frozen.md", page(tests).encode())
+    write_atomically(FOLDER / "against_frozen.csv", csv_text(tests).encode())
     with tempfile.TemporaryDirectory() as folder:
         draw_all(runs["clora"][0], Path(folder))
         write_atomically(FOLDER / "accuracy_matrix.png", (Path(folder) / "accuracy_matrix.png").read_bytes())
@@ -102,12 +103,15 @@ def comparison(runs: Runs) -> str:
         measures = [_spread(of_method, m) for m in ("learning_accuracy", "average_accuracy", "forgetting")]
         lines.append(markdown_row([f"`{method}`", *cells, *measures, size(cost)]))
     num_seeds, stored = len(next(iter(runs.values()))), runs["frozen"][0]
+    trainer = stored.config["trainer"]
+    passes = "one pass" if trainer["epochs"] == 1 else f"{trainer['epochs']} passes"
     examples = ", ".join(f"{n} {task}" for task, n in _examples(stored).items())
     seeds = "One seed." if num_seeds == 1 else f"Means over {num_seeds} seeds, ± their standard deviation."
     return "\n".join(lines) + (
         f"\n\n{seeds} A task's cell is its accuracy on the test "
         f"split ({examples}) after it was learned → after each later task; `joint` and `single`, references with "
-        "`lora`'s setting, have one value. Bytes are those of the last task's `adapter.safetensors`. Run on "
+        "`lora`'s setting, have one value. Bytes are those of the last task's `adapter.safetensors`. For every method "
+        f"{passes} over each task's training examples, `trainer.precision={trainer['precision']}`, on "
         f"{threads(stored.environment['torch_threads'])} of the CPU."
     )
 

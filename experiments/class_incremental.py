@@ -2,7 +2,7 @@
 
 Run: python experiments/class_incremental.py [--seeds 0] [--methods lora,clora] (an hour on two cores; --precision
 bf16-mixed is quicker on a processor that has it). Every run is the ordinary `python run.py method=<name> seed=<n>
-scenario=class_incremental tasks=<name>`: what is finished is not repeated. Writes results/methods/class_incremental/
+scenario=class_incremental tasks=<name>`: what is finished is not repeated. Writes results/class_incremental/
 (README.md, runs.csv, a figure).
 """
 
@@ -24,7 +24,7 @@ from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row, p_value, size
 
-FOLDER = Path(__file__).parent.parent / "results" / "methods" / "class_incremental"
+FOLDER = Path(__file__).parent.parent / "results" / "class_incremental"
 STREAMS = {
     "med_legal_code": ("tasks=med_legal_code", "three tasks of 21, 6 and 12 classes, of different kinds"),
     "icd10_chapters, 10 sessions": (

@@ -35,7 +35,7 @@ def figures_of(script: str, *words: str, says: str = "") -> dict:
 
 @pytest.mark.slow
 def test_the_adapters_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
-    figures = figures_of("adapters", "--rounds", "2", "--out", str(tmp_path))
+    figures = figures_of("adapters", "--rounds", "1", "--rows", "4", "--out", str(tmp_path))
     assert set(figures) == KEYS
     assert figures["bytes_ratio_xs"] > 40  # of files, so no matter of time
     assert (tmp_path / "adapters.md").read_text().count("\n| ") == len(KEYS) + 2
@@ -57,7 +57,7 @@ def test_the_methods_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_loop_benchmark_compares_equal_work(tmp_path: Path) -> None:
     """Without Avalanche: no environment with it is named."""
-    words = ["--rounds", "2", "--steps", "2", "--examples", "32", "--lengths", "24", "--out", str(tmp_path)]
+    words = ["--rounds", "2", "--steps", "1", "--examples", "32", "--lengths", "24", "--out", str(tmp_path)]
     figures = figures_of("loop", *words, says="--peer")
     parts = ("both", "train", "evaluate")
     same = {f"same_{part}_over_{other}" for part in parts for other in ("plain", "trainer")}

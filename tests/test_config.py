@@ -56,10 +56,13 @@ def test_every_key_of_a_part_is_a_field_of_its_config(group: str, name: str) -> 
         assert set(raw[part]) == {f.name for f in dataclasses.fields(_parts(group).load(part).Config)}
 
 
-@pytest.mark.parametrize(("group", "name"), [f for f in FILES if f[0] != "method" or f[1] == "ewc"])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("sign", ["", "+"])
-def test_every_misspelt_key_is_named_with_its_nearest_match(group: str, name: str, sign: str) -> None:
-    for key in _keys(group, name):
+def test_every_misspelt_key_is_named_with_its_nearest_match(group: str, sign: str) -> None:
+    first: dict[str, str] = {}  # key → a file that has it: what others say to it is the same
+    for _, name in [f for f in FILES if f[0] == group and (group != "method" or f[1] == "ewc")]:
+        first |= {key: name for key in _keys(group, name) if key not in first}
+    for key, name in first.items():
         wrong = f"{group}.{key}x"
         with pytest.raises(ConfigError) as caught:
             compose_experiment([f"{group}={name}", f"{sign}{wrong}=1"])

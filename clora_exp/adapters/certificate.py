@@ -35,6 +35,37 @@ def certify(
     Raises:
         ModelError: the folder does not load there, or a layer's update or a logit is further off than `TOLERANCE`.
     """
+    found = _reloaded(folder, exported, base, probe, logits, is_merged)
+    assert not found["foreign"], found["foreign"]
+    errors = {"the logits": found["logits"], **{f"the update of {n}": e for n, e in found["updates"].items()}}
+    for what, error in errors.items():
+        if not error <= TOLERANCE:
+            raise ModelError(
+                f"{folder}: {what} differ by {error:.1e} when reloaded; at most {TOLERANCE:.0e} is allowed"
+            )
+    if found["left_over"]:
+        raise ModelError(f"{folder}: {found['left_over'][0]} is adapted when reloaded and was not before")
+    weights = sorted(folder.glob("*.safetensors"))
+    certificate = {
+        "task": exported.task,
+        "base": exported.base,
+        "reloaded_with": found["versions"],
+        "tolerance": TOLERANCE,
+        "largest_error_of_an_update": max(found["updates"].values()),
+        "largest_error_of_a_logit": found["logits"],
+        "same_answers": found["same_answers"],
+        "num_examples": len(probe),
+        "error_of_each_update": found["updates"],
+        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in weights},
+    }
+    write_atomically(folder / NAME, (json.dumps(certificate, indent=2) + "\n").encode())
+    return certificate
+
+
+def _reloaded(
+    folder: Path, exported: Exported, base: Path, probe: Sequence[Example], logits: Tensor, is_merged: bool
+) -> dict[str, Any]:
+    """Return what `reload.py` measures in a process of its own; `certify` says what it raises."""
     with TemporaryDirectory() as temporary:
         expected = {f"A/{name}": A.double().cpu().contiguous() for name, (A, _) in exported.pairs.items()}
         expected |= {f"B/{name}": B.double().cpu().contiguous() for name, (_, B) in exported.pairs.items()}
@@ -60,28 +91,5 @@ def certify(
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"{folder} does not load with PEFT and transformers alone: {reason}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert not found["foreign"], found["foreign"]
-    errors = {"the logits": found["logits"], **{f"the update of {n}": e for n, e in found["updates"].items()}}
-    for what, error in errors.items():
-        if not error <= TOLERANCE:
-            raise ModelError(
-                f"{folder}: {what} differ by {error:.1e} when reloaded; at most {TOLERANCE:.0e} is allowed"
-            )
-    if found["left_over"]:
-        raise ModelError(f"{folder}: {found['left_over'][0]} is adapted when reloaded and was not before")
-    weights = sorted(folder.glob("*.safetensors"))
-    certificate = {
-        "task": exported.task,
-        "base": exported.base,
-        "reloaded_with": found["versions"],
-        "tolerance": TOLERANCE,
-        "largest_error_of_an_update": max(found["updates"].values()),
-        "largest_error_of_a_logit": found["logits"],
-        "same_answers": found["same_answers"],
-        "num_examples": len(probe),
-        "error_of_each_update": found["updates"],
-        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in weights},
-    }
-    write_atomically(folder / NAME, (json.dumps(certificate, indent=2) + "\n").encode())
-    return certificate
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

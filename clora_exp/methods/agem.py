@@ -1,6 +1,8 @@
 """Averaged GEM: a step must not raise the loss on a batch of kept examples of all earlier tasks, to first order.
 
 Chaudhry et al. 2019 (arXiv 1812.00420). One reference gradient a step, at today's parameters, so the cost is flat.
+
+Differs: with a head a task, earlier heads stay as they were, as in `gem`.
 """
 
 from collections.abc import Iterator
@@ -38,6 +40,7 @@ class AGEM(Rehearsal):
     in_processes: ClassVar[str] = (
         "gradients are averaged before they are projected; the memory is the same in every process"
     )
+    trains_earlier_heads: ClassVar[bool] = False
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)

@@ -4,6 +4,9 @@ Lopez-Paz & Ranzato 2017 (arXiv 1706.08840). The memory holds examples; the refe
 parameters in every step, one backward pass an earlier task, so a step's cost grows with the tasks: that is the method.
 The projection acts on the whole accumulated gradient, before clipping. An optimiser that rescales coordinates, as Adam
 does, turns the step again; the guarantee is that of the gradient.
+
+Differs: with a head a task, earlier heads stay as they were. No gradient of the new task reaches them, so that the
+inner products that are constrained are the same; the projection would train each on its kept examples alone.
 """
 
 from collections.abc import Iterator
@@ -42,6 +45,7 @@ class GEM(Rehearsal):
     in_processes: ClassVar[str] = (
         "gradients are averaged before they are projected; the memory is the same in every process"
     )
+    trains_earlier_heads: ClassVar[bool] = False
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)

@@ -134,7 +134,6 @@ def check_layers(config: ExperimentConfig) -> None:
     Raises:
         ModelError: missing or unreadable weights, matrices of integers, target modules that match nothing, a rank above
             that of an SVD basis.
-            that of an SVD basis.
     """
     if config.model.path is None and config.model.recipe is not None and not recipe(config.model).folder().exists():
         return

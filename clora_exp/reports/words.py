@@ -62,7 +62,7 @@ def sentence(run: StoredRun) -> str:
 def size(num_bytes: float) -> str:
     """Return bytes as B, kB, MB or GB (powers of 1000)."""
     for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
+        if float(f"{num_bytes:.3g}") < 1000:  # 999.9 kB is 1 MB, not 1e+03 kB
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.3g} GB"

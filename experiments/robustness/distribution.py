@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,10 +93,10 @@ def disturbed(words: list[str], seed: int) -> None:
         Method.before_task = real  # type: ignore[method-assign]
 
 
-def compare(method: str, scenario: str, num: int = 2) -> Row:
-    """Run a method in one process and in several, and compare."""
+def compare(method: str, scenario: str, num: int = 2, more: Sequence[str] = ()) -> Row:
+    """Run a method in one process and in several, and compare; `more` are further overrides."""
     with tempfile.TemporaryDirectory() as root:
-        words = [f"method={method}", f"scenario={scenario}", *WORDS]
+        words = [f"method={method}", f"scenario={scenario}", *WORDS, *more]
         several = start([*words, f"results_dir={root}/several"], num)
         if several.returncode and "runs in one process" in several.stderr:
             line = next(line for line in several.stderr.splitlines() if "runs in one process" in line)

@@ -305,6 +305,24 @@ def test_after_the_projection_no_kept_loss_rises_to_first_order(start, method: s
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("method", "scenario", "moves"),
+    [
+        ("gem", "task_incremental", False),
+        ("agem", "task_incremental", False),
+        ("replay", "task_incremental", True),
+        ("agem", "class_incremental", True),
+    ],
+)
+def test_a_constraint_trains_no_head_that_the_new_task_does_not_reach(start, method, scenario, moves: bool) -> None:
+    made = start(f"method={method}", f"scenario={scenario}")
+    made.learn(0)
+    before = [p.detach().clone() for p in made.method.model.heads[0].parameters()]
+    made.learn(1)
+    after = list(made.method.model.heads[0].parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True)) == moves
+
+
 def test_the_projection_acts_on_the_accumulated_gradient_and_before_clipping(start, monkeypatch) -> None:
     """Two batches of 6 in one step move the weights as one of 12; and what is clipped is what was projected."""
     projected, stepped, moved = [], [], []

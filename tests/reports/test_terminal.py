@@ -85,6 +85,7 @@ def test_every_metric_has_words(hand_worked) -> None:
 def test_numbers_in_words() -> None:
     assert [signed(-0.01, 3), signed(0.01, 3), signed(-0.0001, 3)] == ["−0.010", "+0.010", "0.000"]
     assert [size(7), size(1500), size(903_512), size(2.5e9)] == ["7 B", "1.5 kB", "904 kB", "2.5 GB"]
+    assert [size(999), size(999_400), size(999_600)] == ["999 B", "999 kB", "1 MB"]
     assert [duration(9.31), duration(59.6), duration(125), duration(3725)] == [
         "9.3 s",
         "1 m 00 s",
