@@ -10,14 +10,14 @@ from torch import Tensor
 from clora_exp.errors import StoreError
 from clora_exp.inference.distilling import Training, distilled
 from clora_exp.inference.loaded import Loader
-from clora_exp.inference.measuring import Measured, logits_of, measure, task_of
+from clora_exp.inference.measuring import Measured, StoredData, logits_of, measure
 from clora_exp.inference.places import Place
 from clora_exp.reports.time_left import TimeLeft
 from clora_exp.store.folder import Stored, opened
 from clora_exp.store.manifest import Manifest, Probe
 from clora_exp.store.saving import now, packed, same_task, software
 from clora_exp.store.schemes import Scheme, check_fits, pruned, read_scheme, truncated
-from clora_exp.tasks.stream import Example, Task
+from clora_exp.tasks.stream import Example
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,10 @@ class Compressor:
     """Makes smaller versions of those of one place; the base and each version's data are read once."""
 
     def __init__(self, place: Place, overrides: Sequence[str] = (), max_examples: int | None = None) -> None:
-        """Take a place; `overrides` are those of the data, see `measuring.task_of`."""
-        self.place, self._overrides, self._max = place, overrides, max_examples
+        """Take a place; `overrides` are those of the data, see `measuring.StoredData`."""
+        self.place, self._data, self._max = place, StoredData(overrides), max_examples
         self.loader = Loader(place)
         self._before: dict[str, Measured] = {}
-        self._tasks: dict[str, Task] = {}
 
     def compress(
         self, task: str, scheme: str, which: str = "current", *, keep: bool = True, promote: bool = False
@@ -121,7 +120,7 @@ class Compressor:
         entry = self.loader.take_in(stored)
         try:
             with TimeLeft(f"distilling {stored.manifest.task}") as bar:
-                examples = self._task(stored.manifest).train
+                examples = self._data.task(stored.manifest).train
 
                 def step(number: int, of: int) -> None:
                     if number == 1:
@@ -152,7 +151,7 @@ class Compressor:
         return Probe(words, logits)
 
     def _measured(self, stored: Stored, what: str) -> Measured:
-        examples: Sequence[Example] = self._task(stored.manifest).test
+        examples: Sequence[Example] = self._data.task(stored.manifest).test
         examples = examples[: self._max] if self._max else examples
         entry = self.loader.take_in(stored)
         try:
@@ -161,8 +160,3 @@ class Compressor:
                 return measure(self.loader, entry, examples, bar)
         finally:
             self.loader.let_go(entry)
-
-    def _task(self, manifest: Manifest) -> Task:
-        if manifest.task not in self._tasks:
-            self._tasks[manifest.task] = task_of(manifest, self._overrides)
-        return self._tasks[manifest.task]

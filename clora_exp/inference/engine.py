@@ -10,23 +10,28 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clora_exp.errors import CloraError, StoreError
+from clora_exp.inference import finding
+from clora_exp.inference.identification import UNKNOWN, Found, Identification
 from clora_exp.inference.loaded import Loaded, Loader
 from clora_exp.inference.locks import ReadWriteLock
 from clora_exp.inference.places import Place, open_place
+from clora_exp.inference.words import Reason
+from clora_exp.store.manifest import Manifest
 
+AUTO = "auto"  # in place of a task: the text says which
 MAX_BATCH = 64  # rows of a forward pass; more are answered in several
 
 
 @dataclass(frozen=True)
 class Request:
-    """A text and the task that is to answer it; `version`: an alias, v3, or an id."""
+    """A text and the task that is to answer it, or "auto"; `version`: an alias, v3, or an id."""
 
     task: str
     text: str
@@ -43,6 +48,7 @@ class Answer:
     label: str
     probability: float  # of the label among the task's
     probabilities: dict[str, float]
+    identified: Found | None = None  # how the task was found, where none was named
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Failure:
 
     task: str
     error: str
+    identified: Found | None = None
 
 
 class TaskEngine:
@@ -67,6 +74,7 @@ class TaskEngine:
         self._max_bytes = max_bytes
         self._lock, self._forwards = threading.RLock(), ReadWriteLock()
         self._loaded: dict[tuple[str, str], Loaded] = {}  # (task, id), the least recently used first
+        self._identification: tuple[object, Identification] | None = None
         self.counts: Counter[str] = Counter()  # loads, unloads
 
     @classmethod
@@ -124,13 +132,16 @@ class TaskEngine:
     def batch(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """Answer requests of any tasks together; in their order, an error for each that has no answer."""
         answers: list[Answer | Failure | None] = [None] * len(requests)
+        requests, identified = self._identified(requests)
         names = list(dict.fromkeys((r.task, r.version) for r in requests))
         with self._pinned(names) as found:
             by_name = dict(zip(names, found, strict=True))
             groups: dict[int, list[int]] = {}
             for i, request in enumerate(requests):
                 version = by_name[request.task, request.version]
-                if isinstance(version, CloraError):
+                if request.task == UNKNOWN and i in identified:
+                    answers[i] = Failure(UNKNOWN, _not_near(identified[i]), identified[i])
+                elif isinstance(version, CloraError):
                     answers[i] = Failure(request.task, str(version))
                 else:
                     groups.setdefault(version.group, []).append(i)
@@ -139,8 +150,53 @@ class TaskEngine:
                     part = rows[start : start + MAX_BATCH]
                     versions: list[Any] = [by_name[requests[i].task, requests[i].version] for i in part]
                     for i, answer in zip(part, self._answers([requests[i] for i in part], versions), strict=True):
-                        answers[i] = answer
+                        answers[i] = replace(answer, identified=identified.get(i))
         return [answer for answer in answers if answer is not None]
+
+    def identify(self, texts: Sequence[str]) -> list[Found]:
+        """Return which task each text is for, see identification.py.
+
+        Raises:
+            StoreError: the store has not learned it, or for other tasks.
+        """
+        found = self._known()
+        if not found.needs_features:
+            return found.find(texts)
+        manifest = self._place.store.manifest(found.tasks[0])
+        with self._forwards.reading():
+            return found.find(texts, finding.fresh_features(self._loader, manifest))
+
+    def why(self, text: str, task: str) -> list[Reason]:
+        """Return the terms of a text that speak most for a task; none where words are not asked.
+
+        Raises:
+            StoreError: as `identify`, or it does not know the task.
+        """
+        return self._known().why(text, task)
+
+    def manifest(self, task: str, version: str = "current") -> Manifest:
+        """Return what a version says of itself.
+
+        Raises:
+            StoreError: there is none, or it is damaged.
+        """
+        return self._place.store.manifest(task, version)
+
+    def _known(self) -> Identification:
+        stamp = self._place.stamp(finding.FILE)
+        with self._lock:
+            if self._identification is None or self._identification[0] != stamp:
+                self._identification = stamp, finding.known_to(self._place)
+            return self._identification[1]
+
+    def _identified(self, requests: Sequence[Request]) -> tuple[list[Request], dict[int, Found]]:
+        """Return requests with a task each, and how those of "auto" were found; of what is unknown the task is that."""
+        requests = list(requests)
+        asked = [i for i, request in enumerate(requests) if request.task == AUTO]
+        found = dict(zip(asked, self.identify([requests[i].text for i in asked]), strict=True)) if asked else {}
+        for i, one in found.items():
+            requests[i] = replace(requests[i], task=one.task)
+        return requests, found
 
     def generate(self, task: str, prompt: str, version: str = "current", **options: Any) -> str:
         """Let a task of a language model write on from a prompt; options are those of transformers' `generate`.
@@ -214,3 +270,10 @@ class TaskEngine:
             self._loader.let_go(self._loaded.pop(key))
         self.counts["unloads"] += 1
         return True
+
+
+def _not_near(found: Found) -> str:
+    return (
+        f"it is for no task that is known: the nearest is {found.best!r}, with a margin of {found.margin:.2f} over none, and "
+        f"{found.threshold:.2f} is needed"
+    )

@@ -19,6 +19,7 @@ from clora_exp.store.folder import Stored
 from clora_exp.store.manifest import Base
 from clora_exp.tasks.stream import Example
 
+NO_TASK = Told("", "", (), is_known=False)
 TOLERANCE = 1e-3  # of a probe's logits, over their largest number: another order of sums, on another processor
 
 
@@ -47,6 +48,7 @@ class Loader:
         self._banks: dict[tuple[Any, ...], int] = {}  # form, basis and modules → group
         self._groups: list[Bank] = []
         self._heads: HeadBank | None = None
+        self._building = threading.Lock()
         self._words = threading.Lock()  # a tokenizer of transformers serves one thread at a time
 
     def take_in(self, stored: Stored) -> Loaded:
@@ -109,6 +111,18 @@ class Loader:
             features = model.features(inputs)
             return self._heads.logits(features, torch.tensor([version.head for version in versions]))
 
+    def features(self, base: Base, texts: Sequence[str]) -> Tensor:
+        """Return what the frozen base sees in texts of no task in particular, (n, d), float32.
+
+        Raises:
+            ModelError: it is another base than the one in memory.
+        """
+        model = self._base_for(base, "identification of tasks")
+        with self._words:
+            inputs = model.inputs_of([Example(str(i), x, "", str(i)) for i, x in enumerate(texts)], NO_TASK)
+        with torch.inference_mode():
+            return model.features(inputs).float()
+
     def _scores(self, model: TaskModel, versions: Sequence[Loaded], texts: Sequence[str]) -> Tensor:
         """Return how likely a language model finds each label, (n, c), task by task: their prompts differ."""
         found = torch.zeros(len(texts), max(len(version.labels) for version in versions))
@@ -151,8 +165,9 @@ class Loader:
             )
 
     def _base_for(self, base: Base, label: str) -> TaskModel:
-        if self._base is None:
-            self._base = base, self._place.build(base)
+        with self._building:
+            if self._base is None:
+                self._base = base, self._place.build(base)
         known, model = self._base
         if base != known:
             what = "sha256" if base.sha256 != known.sha256 else "settings"

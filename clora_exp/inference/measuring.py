@@ -10,7 +10,7 @@ from clora_exp.compose import compose_experiment
 from clora_exp.errors import StoreError, unknown
 from clora_exp.inference.loaded import Loaded, Loader
 from clora_exp.store.manifest import Manifest
-from clora_exp.tasks.stream import Example, Task, load_stream
+from clora_exp.tasks.stream import Example, Task, TaskStream, load_stream
 
 BATCH = 32
 
@@ -24,27 +24,35 @@ class Measured:
     predicted: list[str]  # labels, in the split's order
 
 
-def task_of(manifest: Manifest, overrides: Sequence[str] = ()) -> Task:
-    """Return the data that a version was trained and measured on.
+class StoredData:
+    """The data that versions were trained and measured on, by the words that name their streams."""
 
-    Args:
-        overrides: as on run.py, for a stream that needs more than its name, e.g. tasks.path=FOLDER.
+    def __init__(self, overrides: Sequence[str] = ()) -> None:
+        """Take overrides as on run.py, for a stream that needs more than its name, e.g. tasks.path=FOLDER."""
+        self._overrides = list(overrides)
+        self._streams: dict[tuple[str, ...], TaskStream] = {}
 
-    Raises:
-        StoreError: it is other data now.
-        ConfigError, DataError: the stream cannot be had.
-    """
-    config = compose_experiment([f"tasks={manifest.stream}", *overrides])
-    stream = load_stream(config.tasks, config.data_seed)
-    if manifest.task not in stream.names:
-        raise StoreError(f"tasks={manifest.stream}: " + unknown("task", manifest.task, stream.names))
-    task = stream.tasks[stream.names.index(manifest.task)]
-    if task.sha256 != manifest.data_sha256:
-        raise StoreError(
-            f"{manifest.task}@{manifest.version}: its data is another now than it was trained on (tasks="
-            f"{manifest.stream}); pass what else it needs, e.g. tasks.path=FOLDER"
-        )
-    return task
+    def task(self, manifest: Manifest) -> Task:
+        """Return the task of a version.
+
+        Raises:
+            StoreError: it is other data now.
+            ConfigError, DataError: the stream cannot be had.
+        """
+        words = tuple(manifest.stream)
+        if words not in self._streams:
+            config = compose_experiment([*words, *self._overrides])
+            self._streams[words] = load_stream(config.tasks, config.data_seed)
+        stream = self._streams[words]
+        if manifest.task not in stream.names:
+            raise StoreError(f"{' '.join(words)}: " + unknown("task", manifest.task, stream.names))
+        task = stream.tasks[stream.names.index(manifest.task)]
+        if task.sha256 != manifest.data_sha256:
+            raise StoreError(
+                f"{manifest.task}@{manifest.version}: its data is another now than it was trained on "
+                f"({' '.join(words)}); pass what else it needs, e.g. tasks.path=FOLDER"
+            )
+        return task
 
 
 def measure(

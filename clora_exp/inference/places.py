@@ -53,6 +53,14 @@ class Place:
         target = known[1].targets.get(which)
         return target or self.store.resolve(task, which)
 
+    def stamp(self, name: str) -> object:
+        """Return what changes when a file of the store is replaced; None where there is none."""
+        try:
+            found = (self.store.path / name).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, len(self.tasks())
+
     def read(self, task: str, target: Target) -> Stored:
         """Return a version, hashed and checked.
 

@@ -34,6 +34,7 @@ from clora_exp.store.manifest import SHA256, VERSION, Manifest, number_of, read_
 
 FORMAT = 1
 TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+RESERVED = ("auto", "unknown")  # in place of a task, and of no task: see inference/identification.py
 MANIFEST, WEIGHTS, SUMS = "manifest.json", "adapter.clora", "SHA256SUMS"
 PATIENCE_S = 60.0  # for another writer: the longest write is a large adapter's
 
@@ -113,8 +114,8 @@ class Store:
         return folder
 
     def _place(self, task: str) -> Path:
-        if not isinstance(task, str) or not TASK.fullmatch(task):
-            raise StoreError(f"task {task!r}: names have up to 100 letters, digits, _ . and -, a letter or digit first")
+        if not isinstance(task, str) or not TASK.fullmatch(task) or task in RESERVED:
+            raise StoreError(f"task {task!r}: names have up to 100 letters, digits, _ . and -, a letter or digit first; {' and '.join(RESERVED)} mean something else")
         return self.path / "tasks" / task
 
     def resolve(self, task: str, which: str = "current") -> Target:

@@ -76,7 +76,7 @@ class Manifest:
     method: dict[str, Any]  # the setting that trained it, as in conf/method
     weights: Weights
     probe: Probe
-    stream: str  # the tasks that it was learned among, as in conf/tasks
+    stream: list[str]  # the words of run.py that name the tasks it was learned among, e.g. tasks=med_legal_code
     data_sha256: dict[str, str]  # split → fingerprint of what it was trained and measured on
     metrics: dict[str, float]  # after training, e.g. accuracy and num_examples
     created: str  # ISO 8601, UTC

@@ -7,6 +7,7 @@ in double precision and rounded once, and the probe, what the run's own model an
 
 import dataclasses
 import hashlib
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -62,7 +63,7 @@ def _import(store: Store, run: StoredRun, task: str, promote: bool) -> Manifest:
         method=saved.manifest["method"],
         weights=weights,
         probe=probe_of(saved),
-        stream=saved.config.tasks.name,
+        stream=stream_of(run.command),
         data_sha256=dict(saved.manifest["data_sha256"]),
         metrics=_metrics(run, task),
         created=now(),
@@ -160,6 +161,12 @@ def probe_of(saved: SavedTask) -> Probe:
     examples = saved.probe()[:PROBES]
     logits = saved.logits(examples)
     return Probe([example.text for example in examples], [[float(v) for v in row] for row in logits.double().tolist()])
+
+
+def stream_of(command: str) -> list[str]:
+    """Return the words of a command that name its tasks."""
+    kinds = ("experiment=", "tasks=", "tasks.", "+tasks.", "data_seed=")
+    return [word for word in shlex.split(command) if word.startswith(kinds)] or ["tasks=med_legal_code"]
 
 
 def _metrics(run: StoredRun, task: str) -> dict[str, float]:
