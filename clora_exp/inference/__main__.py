@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     command("explain", "one answer: its task and why, its version and hashes, all its labels' probabilities")
     learned = command("learn", "learn to tell the store's tasks apart, from their data", has_texts=False)
     learned.add_argument("--way", default="combined", help=f"{', '.join(WAYS)} (default: combined)")
-    learned.add_argument("--foreign", type=Path, help="a file of texts of no task (default: what packages say of themselves)")
+    learned.add_argument(
+        "--foreign", type=Path, help="a file of texts of no task (default: what packages say of themselves)"
+    )
     learned.add_argument("--data", action="append", default=[], metavar="KEY=VALUE", help="e.g. tasks.path=FOLDER")
     return top
 
@@ -127,9 +129,7 @@ def _generate(options: argparse.Namespace) -> int:
             if found.task == UNKNOWN:
                 raise ConfigError(f"{request.text[:40]!r} is for no task that is known; name one with --task")
             task = found.task
-        written = engine.generate(
-            task, request.text, request.version, max_new_tokens=options.max_new_tokens, **drawing
-        )
+        written = engine.generate(task, request.text, request.version, max_new_tokens=options.max_new_tokens, **drawing)
         target = engine.load_task(task, request.version)
         if options.json:
             print(json.dumps({"task": task, "version": target.version, "id": target.id, "text": written}))
@@ -199,8 +199,8 @@ def _learn(options: argparse.Namespace) -> int:
     with TimeLeft("reading the tasks' texts") as bar:
         found = learn(place, way, foreign, options.data, bar)
     print(
-        f"{way}: tells {len(found.tasks)} tasks apart ({', '.join(found.tasks)}); below a margin of {found.threshold:.2f} a "
-        f"text is for none\n{file_of(place)}  {size(file_of(place).stat().st_size)}"
+        f"{way}: tells {len(found.tasks)} tasks apart: {', '.join(found.tasks)}.\n"
+        f"Below a margin of {found.threshold:.2f} a text is for none of them.\n{file_of(place)}  {size(file_of(place).stat().st_size)}"
     )
     return 0
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ def package_texts(most: int, seed: int = 0, without: tuple[str, ...] = ()) -> li
     found: set[str] = set()
     for package in metadata.distributions():
         if package.name not in without:
-            text = package.metadata.get_payload() or package.metadata.get("Description") or ""
-            found.update(paragraphs(str(text)))
+            about: Any = package.metadata  # an email.message.Message: the description is a header, or what follows them
+            found.update(paragraphs(str(about.get_payload() or about.get("Description") or "")))
     return drawn(sorted(found), most, seed)
 
 

@@ -1,4 +1,4 @@
-"""A smaller version of a stored one: made, measured beside its source on the same examples, and kept as derived from it."""
+"""A smaller version of a stored one: made, measured beside it on the same examples, and kept as derived from it."""
 
 import dataclasses
 from collections.abc import Sequence

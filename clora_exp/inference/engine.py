@@ -274,6 +274,6 @@ class TaskEngine:
 
 def _not_near(found: Found) -> str:
     return (
-        f"it is for no task that is known: the nearest is {found.best!r}, with a margin of {found.margin:.2f} over none, and "
-        f"{found.threshold:.2f} is needed"
+        f"it is for no task that is known: the nearest is {found.best!r}, with a margin of {found.margin:.2f} over "
+        f"none, and {found.threshold:.2f} is needed"
     )

@@ -22,7 +22,7 @@ from clora_exp.tasks.stream import Example
 
 
 def pairs_of(store: Store, stored: Stored) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return a version's update as vanilla pairs of scale 1, A (r, in) and B (out, r) by module, in double precision."""
+    """Return a version's update as vanilla pairs of scale 1, A (r, in) and B (out, r) by module, float64."""
     weights = stored.manifest.weights
     layers = {name: x.double() for name, x in stored.tensors.items() if not name.startswith("head.")}
     state = unpack_layers(layers, dict(weights.layers))

@@ -94,7 +94,8 @@ class Identification:
         if self._words is not None:
             parts.append(self._words.scores(texts))
         if self._centres is not None:
-            assert features is not None and self._owners is not None
+            assert features is not None
+            assert self._owners is not None
             parts.append(_cosines(features(texts), self._centres, self._owners))
         if self.way != "combined":
             found = parts[0]
@@ -197,7 +198,7 @@ def learned(
 
 
 def _centres(tasks: Mapping[str, TaskTexts], own: np.ndarray, foreign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit vectors (k, d) and whose each is (k,), T for no task: means of classes, and k-means of foreign texts."""
+    """Return unit vectors (k, d) and whose each is (k,), T for none: means of classes, and k-means of foreign texts."""
     found, owners, start = [], [], 0
     for k, task in enumerate(tasks.values()):
         rows = own[start : start + len(task.train)]

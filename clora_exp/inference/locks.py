@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class ReadWriteLock:
-    """A lock that readers share. A writer that waits goes before readers that come later, so that it is never starved."""
+    """A lock that readers share. A writer that waits goes before readers that come later: it is never starved."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

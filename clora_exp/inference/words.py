@@ -46,7 +46,7 @@ class Words:
 
     @classmethod
     def separating(cls, texts: Sequence[str], classes: np.ndarray) -> "Words":
-        """Score by multinomial logistic regression over texts of classes (n,), 0 to k − 1, each class of equal weight."""
+        """Score by multinomial logistic regression over texts of classes (n,), 0 to k − 1, of equal weight."""
         vectorizer = TfidfVectorizer(**_OPTIONS)
         rows = vectorizer.fit_transform(texts)
         weights, offsets = regression(rows, classes, INVERSE_PENALTY)
@@ -71,7 +71,9 @@ def _terms(vectorizer: TfidfVectorizer) -> list[str]:
     return [str(term) for term in vectorizer.get_feature_names_out()]
 
 
-def regression(rows: np.ndarray | csr_matrix, classes: np.ndarray, inverse_penalty: float) -> tuple[np.ndarray, np.ndarray]:
+def regression(
+    rows: np.ndarray | csr_matrix, classes: np.ndarray, inverse_penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return directions (m, k) and offsets (k,) of multinomial logistic regression, classes of equal weight.
 
     For two classes scikit-learn has one direction; it is halved to one each, which gives the same probabilities.

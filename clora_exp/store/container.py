@@ -4,14 +4,15 @@
     8 bytes   size of the safetensors that follow, little-endian
     the rest  one zstd frame (RFC 8878) with a checksum
 
-Numbers of one kind differ mostly in their low bytes, so that all first bytes of a tensor, then all second ones, compress
-better than number after number (byte shuffle, as Blosc and HDF5 have it). Where that was done the safetensors metadata
-says `bytes: shuffled`; without it, `tail -c +17 FILE | zstd -d` is a plain safetensors file.
+Numbers of one kind differ mostly in their low bytes, so that all first bytes of a tensor, then all second ones,
+compress better than number after number (byte shuffle, as Blosc and HDF5 have it). Where that was done the safetensors
+metadata says `bytes: shuffled`; without it, `tail -c +17 FILE | zstd -d` is a plain safetensors file.
 """
 
 import json
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,8 @@ def _regrouped(content: bytes, is_back: bool) -> bytes:
         item = ITEM_BYTES.get(str(entry.get("dtype")), 1)
         if name == "__metadata__" or item == 1:
             continue
-        first, last = entry["data_offsets"]  # type: ignore[misc]
+        offsets: Any = entry["data_offsets"]
+        first, last = offsets
         if not 0 <= first <= last <= len(content) - start:
             raise ValueError(f"tensor {name!r} lies outside the file")
         part = found[start + first : start + last]

@@ -115,7 +115,10 @@ class Store:
 
     def _place(self, task: str) -> Path:
         if not isinstance(task, str) or not TASK.fullmatch(task) or task in RESERVED:
-            raise StoreError(f"task {task!r}: names have up to 100 letters, digits, _ . and -, a letter or digit first; {' and '.join(RESERVED)} mean something else")
+            raise StoreError(
+                f"task {task!r}: names have up to 100 letters, digits, _ . and -, a letter or digit "
+                f"first; {' and '.join(RESERVED)} mean something else"
+            )
         return self.path / "tasks" / task
 
     def resolve(self, task: str, which: str = "current") -> Target:

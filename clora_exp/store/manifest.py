@@ -1,4 +1,4 @@
-"""What a version says of itself, as canonical JSON: equal manifests are equal bytes, and their SHA-256 is the version's id.
+"""What a version says of itself, as canonical JSON: equal manifests are equal bytes, their SHA-256 is the version's id.
 
 The manifest holds the hash of the weights (and of the basis that versions share), so that one id stands for everything
 that decides an answer: weights, labels, base model, and what of the text is read.
@@ -165,9 +165,10 @@ def _built(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise StoreError(f"manifest: {where or 'it'} is no table")
         hints = typing.get_type_hints(kind)
+        build: Any = kind
         if odd := sorted(hints.keys() ^ value.keys()):
             raise StoreError(f"manifest: {where}{odd[0]} is {'missing' if odd[0] in hints else 'unknown'}")
-        return kind(**{name: _built(hint, value[name], f"{where}{name}.") for name, hint in hints.items()})
+        return build(**{name: _built(hint, value[name], f"{where}{name}.") for name, hint in hints.items()})
     key = where.removesuffix(".")
     if origin is list:
         if not isinstance(value, list):

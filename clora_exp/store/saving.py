@@ -1,8 +1,9 @@
 """From a run's folder into a store: the update of each task in its smallest exact form, with a probe of its answers.
 
-Where all tasks share fixed factors A, B a task is its routing with gate and scale folded in, R' = s · g · R (r, r) a layer,
-and the factors are kept once (`routed`); else it is a vanilla pair A, B' = s · g · B R a layer (`pairs`). Both are folded
-in double precision and rounded once, and the probe, what the run's own model answers, says that nothing was lost.
+Where all tasks share fixed factors A, B a task is its routing with gate and scale folded in, R' = s · g · R (r, r) a
+layer, and the factors are kept once (`routed`); else it is a vanilla pair A, B' = s · g · B R a layer (`pairs`). Both
+are folded in double precision and rounded once, and the probe, what the run's own model answers, says that nothing was
+lost.
 """
 
 import dataclasses
