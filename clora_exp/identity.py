@@ -30,6 +30,8 @@ SINCE = {  # fields that came when there were runs already, with what those did:
     "method.cosine_scale": 10.0,
     "method.trained_classes": "seen",
     "method.identifier": "gaussian",
+    "method.gem.earlier_heads": "kept",
+    "method.agem.earlier_heads": "kept",
     "tasks.icd10.sessions": 1,
     "trainer.max_eval_examples": None,
 }

@@ -311,6 +311,9 @@ def test_a_field_that_came_later_orphans_no_run_and_a_changed_value_is_another_r
     stream = load_stream(tiny().tasks, 0)
     hash_of = lambda *overrides: identity.run_hash(tiny(*overrides), stream, "m")  # noqa: E731
     plain = identity.plain_config(tiny())
+    plain["method.gem"], plain["method.agem"] = (
+        identity.plain_config(tiny(f"method={n}"))["method"][n] for n in ("gem", "agem")
+    )
     for key in identity.SINCE:
         section, _, name = key.rpartition(".")
         assert section == "tasks.icd10" or name in (plain[section] if section else plain), key

@@ -2,7 +2,7 @@
 
 Chaudhry et al. 2019 (arXiv 1812.00420). One reference gradient a step, at today's parameters, so the cost is flat.
 
-Differs: with a head a task, earlier heads stay as they were, as in `gem`.
+Differs: with a head a task, earlier heads stay as they were unless `earlier_heads=trained`, as in `gem`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from clora_exp.config import STRICT, Count
 from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.memory import ExampleMemory
 from clora_exp.methods.projection import agem_projection, agem_promises, flattened, write_gradients
-from clora_exp.methods.rehearsal import Rehearsal
+from clora_exp.methods.rehearsal import EarlierHeads, Rehearsal
 from clora_exp.tasks.stream import Task
 
 
@@ -26,6 +26,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     examples_per_task: Count = 64
+    earlier_heads: EarlierHeads = "kept"
     batch_size: Count = 64  # of the reference gradient
 
 
@@ -40,10 +41,10 @@ class AGEM(Rehearsal):
     in_processes: ClassVar[str] = (
         "gradients are averaged before they are projected; the memory is the same in every process"
     )
-    trains_earlier_heads: ClassVar[bool] = False
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)
+        self.trains_earlier_heads = config.earlier_heads == "trained"
         self.memory = ExampleMemory("reservoir", None, None, method.seed)
 
     @classmethod

@@ -5,8 +5,9 @@ parameters in every step, one backward pass an earlier task, so a step's cost gr
 The projection acts on the whole accumulated gradient, before clipping. An optimiser that rescales coordinates, as Adam
 does, turns the step again; the guarantee is that of the gradient.
 
-Differs: with a head a task, earlier heads stay as they were. No gradient of the new task reaches them, so that the
-inner products that are constrained are the same; the projection would train each on its kept examples alone.
+Differs: with a head a task, earlier heads stay as they were, unless `earlier_heads=trained`. No gradient of the new
+task reaches them, so that the inner products that are constrained are the same; in the released code the projection
+trains each on its kept examples alone.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from clora_exp.config import STRICT, Count, NonNegativeFloat, PositiveFloat
 from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.memory import ExampleMemory
 from clora_exp.methods.projection import flattened, gem_projection, gem_promises, write_gradients
-from clora_exp.methods.rehearsal import Rehearsal
+from clora_exp.methods.rehearsal import EarlierHeads, Rehearsal
 from clora_exp.tasks.stream import Task
 
 
@@ -30,6 +31,7 @@ class Config:
 
     __pydantic_config__ = STRICT
     examples_per_task: Count = 64
+    earlier_heads: EarlierHeads = "kept"
     margin: NonNegativeFloat = 0.5  # the paper's memory strength γ
     ridge: PositiveFloat = 1e-3  # on the diagonal of the scaled QP
 
@@ -45,10 +47,10 @@ class GEM(Rehearsal):
     in_processes: ClassVar[str] = (
         "gradients are averaged before they are projected; the memory is the same in every process"
     )
-    trains_earlier_heads: ClassVar[bool] = False
 
     def __init__(self, config: Config, method: Any) -> None:
         super().__init__(config, method)
+        self.trains_earlier_heads = config.earlier_heads == "trained"
         self.memory = ExampleMemory("reservoir", None, None, method.seed)
         self._t = 0
 

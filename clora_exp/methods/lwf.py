@@ -41,7 +41,7 @@ class LwF(Strategy):
     source: ClassVar[str] = "Li & Hoiem 2016, 1606.09282"
     step_cost: ClassVar[str] = "grows: one head an earlier task"
     task_cost: ClassVar[str] = "a forward pass over its examples"
-    trains_earlier_heads: ClassVar[bool] = True
+    trains_earlier_heads = True
     needs_heads: ClassVar[bool] = True
     off: ClassVar[dict[str, Any]] = {"strength": 0.0}
 

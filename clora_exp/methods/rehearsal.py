@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.memory import ExampleMemory, Selection, memory_promises
 from clora_exp.methods.projection import flattened
 from clora_exp.methods.strategy import Strategy
+
+EarlierHeads = Literal["kept", "trained"]  # of a constraint, with a head a task: see gem.py
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Rehearsal(Strategy):
     """A strategy with an example memory; it draws from generators of its own, seeded by the run's seed."""
 
     in_processes: ClassVar[str] = "the memory is the same in every process, and so is what is drawn from it"
-    trains_earlier_heads: ClassVar[bool] = True
+    trains_earlier_heads = True
     memory: ExampleMemory
 
     @classmethod

@@ -42,7 +42,7 @@ class Strategy:
     task_cost: ClassVar[str] = "none"  # around a task
     scenarios: ClassVar[tuple[ScenarioName, ...]] = EVERY_SCENARIO
     needs_heads: ClassVar[bool] = False  # it works on logits of heads, a few an example
-    trains_earlier_heads: ClassVar[bool] = False  # it has a loss on earlier tasks' heads, so they go on training
+    trains_earlier_heads: bool = False  # it has a loss on earlier tasks' heads, so they go on training
     in_processes: ClassVar[str] = "every process comes to the same state"  # of several that do one run
     needs_one_process: ClassVar[str] = ""  # why it cannot run in several
     off: ClassVar[dict[str, Any]] = {}  # values of its keys with which it trains as its bare setting does
