@@ -237,6 +237,14 @@ class LoggerConfig:
 
 
 @dataclass(frozen=True)
+class StoreConfig:
+    """Where what a run learns is kept to answer with."""
+
+    __pydantic_config__ = STRICT
+    path: FolderName | None = None  # a store's folder, made where there is none; null: the run's folder is all
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """Everything one run is made of."""
 
@@ -246,6 +254,7 @@ class ExperimentConfig:
     model: ModelConfig
     trainer: TrainerConfig
     logger: LoggerConfig = field(default_factory=LoggerConfig)  # or wandb, tensorboard, mlflow, beside the run's CSV
+    store: StoreConfig = field(default_factory=StoreConfig)
     scenario: ScenarioName = "task_incremental"  # or class_incremental, domain_incremental
     seed: Seed = 0  # model and training
     data_seed: Seed = 0  # sampling and splits

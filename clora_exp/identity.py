@@ -17,6 +17,7 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
     "report",
     "reproduce",
     "logger",
+    "store",
     "trainer.num_workers",
     "trainer.checkpoint_every",
     "trainer.energy",

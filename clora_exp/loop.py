@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,13 +24,14 @@ from clora_exp import discovery, processes
 from clora_exp.checkpoints import SessionCheckpoints, num_steps_of, seconds_of
 from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
+from clora_exp.errors import ConfigError
 from clora_exp.evaluation.cost import CostMeter
 from clora_exp.evaluation.energy import EnergyMeter, check_energy
 from clora_exp.evaluation.written import Predicted
 from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.loggers.logs import Logs
-from clora_exp.methods.base import Method, check_strategies
+from clora_exp.methods.base import Method, check_strategies, not_exportable
 from clora_exp.models.batches import EncodedSplit, JointSplit
 from clora_exp.models.weights import make_weights
 from clora_exp.progress import Progress
@@ -39,6 +41,8 @@ from clora_exp.reports.run import write_report
 from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict
+from clora_exp.store.folder import Store
+from clora_exp.store.saving import import_run
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream
 
@@ -157,6 +161,8 @@ def ingredients(config: ExperimentConfig, terminal: Terminal) -> tuple[TaskStrea
     """Return the tasks and the SHA-256 of the model; what does not fit together is refused before weights are made."""
     check_strategies(config)
     check_energy(config.trainer.energy)
+    if config.store.path and (reason := not_exportable(config.method)):
+        raise ConfigError(f"store.path={config.store.path}: {reason}")
     stream = load_stream(config.tasks, config.data_seed, terminal.preparing)
     Scenario(config.scenario, stream)
     make_weights(config.model, terminal.making)
@@ -195,6 +201,8 @@ def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
         else:
             terminal.unreported(folder)
     terminal.finished(folder)
+    if folder.writes and (path := folder.config.store.path):
+        terminal.stored(Path(path), import_run(Store(Path(path), is_new=True), folder.path))
     return folder
 
 

@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         found.add_argument(
             "--store", type=Path, default=Path("store"), help="a store's folder, or a run's (default: store)"
         )
+        found.add_argument("--model-path", help="the base model's folder, where its name does not say where it is")
         if has_texts:
             found.add_argument("texts", nargs="*", help="texts; without any they are read from a pipe, one a line")
             found.add_argument("--task", default="auto", help="a task, or auto: the text says which (default: auto)")
@@ -90,7 +91,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     if options.batch < 1:
         raise ConfigError(f"--batch {options.batch}: at least 1")
-    engine, num_failed = TaskEngine.load(options.store), 0
+    engine, num_failed = TaskEngine.load(options.store, model_path=options.model_path), 0
     lines = _lines(options)
     while part := list(itertools.islice(lines, options.batch)):
         for line, answer in zip(part, engine.batch([line.request for line in part]), strict=True):
@@ -118,7 +119,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     from clora_exp.inference.engine import TaskEngine
 
-    engine = TaskEngine.load(options.store)
+    engine = TaskEngine.load(options.store, model_path=options.model_path)
     drawing = {"do_sample": True, "temperature": options.temperature} if options.temperature else {"do_sample": False}
     torch.manual_seed(options.seed)
     for line in _lines(options):
@@ -141,7 +142,7 @@ def _generate(options: argparse.Namespace) -> int:
 def _identify(options: argparse.Namespace) -> int:
     from clora_exp.inference.engine import TaskEngine
 
-    engine, num_unknown = TaskEngine.load(options.store), 0
+    engine, num_unknown = TaskEngine.load(options.store, model_path=options.model_path), 0
     for line in _lines(options):
         found = engine.identify([line.request.text])[0]
         num_unknown += found.task == UNKNOWN
@@ -158,7 +159,7 @@ def _explain(options: argparse.Namespace) -> int:
     from clora_exp.inference.engine import TaskEngine
     from clora_exp.inference.explaining import explained
 
-    engine = TaskEngine.load(options.store)
+    engine = TaskEngine.load(options.store, model_path=options.model_path)
     for line in _lines(options):
         found = explained(engine, line.request)
         print(json.dumps(found) if options.json else _told(found))
@@ -195,12 +196,13 @@ def _learn(options: argparse.Namespace) -> int:
 
     way = check_way(options.way)
     foreign = texts_of(options.foreign) if options.foreign else package_texts(FOREIGN)
-    place = Place(Store(options.store))
+    place = Place(Store(options.store), options.model_path)
     with TimeLeft("reading the tasks' texts") as bar:
         found = learn(place, way, foreign, options.data, bar)
     print(
         f"{way}: tells {len(found.tasks)} tasks apart: {', '.join(found.tasks)}.\n"
-        f"Below a margin of {found.threshold:.2f} a text is for none of them.\n{file_of(place)}  {size(file_of(place).stat().st_size)}"
+        f"Below a margin of {found.threshold:.2f} a text is for none of them.\n"
+        f"{file_of(place)}  {size(file_of(place).stat().st_size)}"
     )
     return 0
 

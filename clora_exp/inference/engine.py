@@ -78,13 +78,17 @@ class TaskEngine:
         self.counts: Counter[str] = Counter()  # loads, unloads
 
     @classmethod
-    def load(cls, path: Path | str, *, max_bytes: int | None = None) -> "TaskEngine":
+    def load(cls, path: Path | str, *, max_bytes: int | None = None, model_path: str | None = None) -> "TaskEngine":
         """Open a store, or a run directory.
+
+        Args:
+            max_bytes: as of the engine.
+            model_path: the base model's folder, where its name in conf/model does not say where it is.
 
         Raises:
             StoreError, RunError: it is neither.
         """
-        return cls(open_place(Path(path)), max_bytes=max_bytes)
+        return cls(open_place(Path(path), model_path), max_bytes=max_bytes)
 
     def tasks(self) -> list[str]:
         """Return the names of the tasks there are."""

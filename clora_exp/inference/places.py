@@ -11,6 +11,7 @@ from clora_exp.compose import compose_experiment
 from clora_exp.config import ModelConfig
 from clora_exp.errors import ModelError, StoreError
 from clora_exp.models.base import TaskModel
+from clora_exp.runs import read_run
 from clora_exp.store.aliases import Aliases, Target
 from clora_exp.store.folder import Store, Stored
 from clora_exp.store.manifest import Base
@@ -116,4 +117,4 @@ def open_place(path: Path, model_path: str | None = None) -> Place:
     folder = tempfile.TemporaryDirectory(prefix="clora-exp-run-")
     store = Store(Path(folder.name), is_new=True)
     import_run(store, path)
-    return Place(store, model_path, folder)
+    return Place(store, model_path or read_run(path).config["model"]["path"], folder)

@@ -7,6 +7,7 @@ import io
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from clora_exp.reports.siblings import metrics_beside
 from clora_exp.reports.words import METRICS, duration, number, sentence, size, threads
 from clora_exp.results import RunDirectory
 from clora_exp.runs import FILES, StoredRun
+from clora_exp.store.manifest import Manifest
 from clora_exp.tasks.stream import Task, TaskStream
 
 if TYPE_CHECKING:
@@ -159,6 +161,10 @@ class Terminal:
     def unreported(self, folder: RunDirectory) -> None:
         """Say that a finished run lies where its page cannot be written."""
         self._line("report", f"not written: {folder.path} is read-only")
+
+    def stored(self, store: Path, versions: Sequence[Manifest]) -> None:
+        """Say which versions of the run's tasks a store has."""
+        self._line("store", f"{store}: {', '.join(f'{found.task}@{found.version}' for found in versions)}")
 
     def notices(self, notices: Sequence[str]) -> None:
         """Print what libraries warned of, each once."""

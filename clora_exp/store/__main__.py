@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
         has_task=True,
         has_version=True,
     )
+    for reads_base in (compress, export):
+        reads_base.add_argument("--model-path", help="the base model's folder, where its name does not say where it is")
     export.add_argument("out", type=Path, help="the folder to write; it must not exist")
     taken = command("import", "the tasks of a run as new versions; makes the store where there is none")
     taken.add_argument("run", type=Path, help="a run directory")
@@ -161,7 +163,7 @@ def _compress(store: Store, options: argparse.Namespace, console: Console) -> in
     from clora_exp.inference.compressing import Compressor
     from clora_exp.inference.places import Place
 
-    made = Compressor(Place(store), options.data).compress(
+    made = Compressor(Place(store, options.model_path), options.data).compress(
         options.task, options.scheme, options.version, keep=not options.dry_run, promote=options.promote
     )
     kept = "not kept" if options.dry_run else f"{made.manifest.task}@{made.manifest.version} ({made.manifest.id[:12]})"
@@ -178,7 +180,7 @@ def _export(store: Store, options: argparse.Namespace, console: Console) -> int:
     from clora_exp.inference.exporting import export
     from clora_exp.inference.places import Place
 
-    found = export(Place(store), store.read(options.task, options.version), options.out)
+    found = export(Place(store, options.model_path), store.read(options.task, options.version), options.out)
     print(
         f"{options.out}: a PEFT LoRA, and how to use it in README.md.\nReloaded without this project: no update of a "
         f"layer differs by more than {found['largest_error_of_an_update']:.1e}, no logit by more than "

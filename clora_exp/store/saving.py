@@ -35,7 +35,7 @@ PROBES = 3  # of the words that a task is probed with: they are answered again a
 def import_run(store: Store, run: Path, tasks: Iterable[str] | None = None, *, promote: bool = True) -> list[Manifest]:
     """Put tasks of a run, or all that it has learned, into a store as new versions.
 
-    What is there already as its task's current version, to the byte of its weights, is left as it is.
+    What is there already, to the byte of its weights, is left as it is, whatever the aliases mean.
 
     Raises:
         RunError, ModelError, ConfigError: no run, no such task, damaged files, or its model is not here.
@@ -75,12 +75,14 @@ def _import(store: Store, run: StoredRun, task: str, promote: bool) -> Manifest:
 
 
 def _same(store: Store, manifest: Manifest) -> Manifest | None:
-    """Return the current version of a task, where its weights and labels are those."""
-    if manifest.task not in store.tasks() or "current" not in store.aliases(manifest.task).targets:
+    """Return the version of a task that has those weights and labels, the newest if there are several."""
+    if manifest.task not in store.tasks():
         return None
-    now = store.manifest(manifest.task)
-    is_same = (now.weights, now.labels, now.base) == (manifest.weights, manifest.labels, manifest.base)
-    return now if is_same else None
+    for version in reversed(store.versions(manifest.task)):
+        found = store.checked(manifest.task, version)
+        if (found.weights, found.labels, found.base) == (manifest.weights, manifest.labels, manifest.base):
+            return found
+    return None
 
 
 def folded(saved: SavedTask) -> tuple[dict[str, Tensor], dict[str, list[str]], str, bytes | None]:
