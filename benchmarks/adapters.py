@@ -26,7 +26,7 @@ from transformers import AutoModel
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.active import compiled as compile_for_tasks
 from clora_exp.adapters.backbone import Adapters
-from clora_exp.adapters.export import merge_into
+from clora_exp.adapters.pairs import merge_into
 from clora_exp.compose import compose_experiment
 from clora_exp.config import ExperimentConfig
 from clora_exp.files import write_atomically

@@ -242,6 +242,16 @@ class StoreConfig:
 
     __pydantic_config__ = STRICT
     path: FolderName | None = None  # a store's folder, made where there is none; null: the run's folder is all
+    parent: str | None = None  # task@id in it, whose frozen update all tasks have beneath their own
+
+    def __post_init__(self) -> None:
+        if self.parent is not None and self.path is None:
+            raise ValueError(f"parent={self.parent} needs path, the store that it is in")
+        if self.parent is not None and not re.fullmatch(r"[^@]+@[0-9a-f]{12,64}", self.parent):
+            raise ValueError(
+                f"parent={self.parent} is no task@id; the id, 12 hex digits or more, keeps the run what it is: "
+                f"python -m clora_exp.store list --store {self.path}"
+            )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from clora_exp.reports.words import duration, size
 from clora_exp.results import RunDirectory, packed
 from clora_exp.session import device_of, fit, num_steps_of
 from clora_exp.states import num_bytes
+from clora_exp.store.parents import configured_parent
 from clora_exp.tasks.stream import TaskStream
 
 STEPS = 3  # of the probe; the first one warms up
@@ -49,7 +50,8 @@ def show(config: ExperimentConfig, terminal: Terminal) -> None:
     state = states.get(folder.status, f"{folder.status}: the same command goes on")
     _line(terminal, "run", f"{state}{'; overwrite=true would start again' if config.overwrite else ''}")
     seed_everything(config.seed)
-    method = Method(config, stream, device)
+    parent = configured_parent(config)
+    method = Method(config, stream, device, parent and parent[1])
     terminal.method(method)
     rehearsal = Rehearsal(config, stream, method)
     speed = rehearsal.probe(device)

@@ -17,13 +17,14 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
     "report",
     "reproduce",
     "logger",
-    "store",
+    "store.path",
     "trainer.num_workers",
     "trainer.checkpoint_every",
     "trainer.energy",
 )
 SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
     "scenario": "task_incremental",
+    "store": {"parent": None},
     "method.old_path": "detached",
     "method.composition": "own",
     "method.magnitudes": "fixed",

@@ -42,6 +42,7 @@ from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 from clora_exp.session import device_of, fit, predict
 from clora_exp.store.folder import Store
+from clora_exp.store.parents import configured_parent
 from clora_exp.store.saving import import_run
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream
@@ -138,7 +139,8 @@ def encoded(
     config, stream = folder.config, folder.stream
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)
-    method = Method(config, stream, device)
+    parent = configured_parent(config)
+    method = Method(config, stream, device, parent and parent[1])
     terminal.method(method)
     train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
     held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]

@@ -258,6 +258,9 @@ class RunDirectory:
         basis, basis_file = method.adapters.basis() if method.adapters else {}, folder / "basis.safetensors"
         if basis and not basis_file.exists():
             write_state(basis_file, basis)
+        parent, parent_file = method.adapters.parent if method.adapters else {}, folder / "parent.safetensors"
+        if parent and not parent_file.exists():
+            write_state(parent_file, {name: list(pair) for name, pair in parent.items()})
         tensors, layers = packed(state)
         weights = save_tensors(tensors)
         manifest = {
@@ -272,6 +275,7 @@ class RunDirectory:
             "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
             "sha256": hashlib.sha256(weights).hexdigest(),
             "basis_sha256": hashlib.sha256(basis_file.read_bytes()).hexdigest() if basis else None,
+            "parent_sha256": hashlib.sha256(parent_file.read_bytes()).hexdigest() if parent else None,
             "data_sha256": task.sha256,
         }
         with folder_written_atomically(folder / task.name) as new:
@@ -281,7 +285,8 @@ class RunDirectory:
                 write_peft(new / "peft", method.exported(t, task, self.config.model.base_name))
             if self.config.method.save_weights:
                 (new / "backbone.safetensors").write_bytes(save_tensors(method.backbone_weights()))
-        keep_sums(self.path, [folder / task.name, *([basis_file] if basis else [])])
+        shared = [*([basis_file] if basis else []), *([parent_file] if parent else [])]
+        keep_sums(self.path, [folder / task.name, *shared])
         return len(weights)
 
     def save_samples(self, samples: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from clora_exp import discovery
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
-from clora_exp.adapters.exported import Exported
+from clora_exp.adapters.exported import Exported, Pairs
 from clora_exp.adapters.targets import rank_of
 from clora_exp.compose import SECTIONS
 from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig, structure
@@ -107,7 +107,8 @@ def load_task(run: Path, task: str, *, as_it_ran: bool = False) -> SavedTask:
     model = kind.build(config.model if as_it_ran else in_single_precision(config.model))
     model.knows_task = config.scenario == "task_incremental"
     try:
-        adapters = Adapters(model.backbone, _of_one_task(config.method, state), config.model.settings.target_modules)
+        settings, targets = _of_one_task(config.method, state), config.model.settings.target_modules
+        adapters = Adapters(model.backbone, settings, targets, _parent(run, folder, manifest))
         adapters.add_state(state)
         SavedHead.of(manifest, tensors).answer_in(model)
     except (KeyError, ValueError, RuntimeError) as error:
@@ -181,6 +182,23 @@ def _read(run: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], d
             raise ValueError(f"adapter.json names the tensors {listed(manifest['layers'])}, not {listed(of_layers)}")
         return manifest, tensors, state | unpack_layers(of_layers, manifest["layers"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise RunError(f"{folder}: cannot be read: {error}") from error
+
+
+def _parent(run: Path, folder: Path, manifest: dict[str, Any]) -> Pairs | None:
+    """Return the update that a task has beneath its own.
+
+    Raises:
+        RunError: the file was altered or cannot be read.
+    """
+    if not manifest.get("parent_sha256"):
+        return None
+    path = run / "adapters" / "parent.safetensors"
+    try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["parent_sha256"]:
+            raise ValueError(f"the SHA-256 of {path} is not the one in adapter.json")
+        return {name: (A, B) for name, (A, B) in read_state(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: cannot be read: {error}") from error
 
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from clora_exp.adapters.active import Unlearned
+from clora_exp.adapters.exported import Pairs
 from clora_exp.adapters.family import FamilyLayer, not_learned
 from clora_exp.adapters.layer import AdaptedLinear
+from clora_exp.adapters.pairs import joined, merge_into, padded
 from clora_exp.adapters.plain import PlainLinear
 from clora_exp.adapters.targets import check_targets, matches, rank_of, targets_of, wanted
 from clora_exp.config import MethodConfig
@@ -29,12 +31,23 @@ ADAPTABLE = (nn.Linear, Conv1D)
 class Adapters:
     """The adapted layers of a backbone, by module name, in the order of the model."""
 
-    def __init__(self, backbone: nn.Module, settings: MethodConfig, default_targets: list[str] | str | None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        settings: MethodConfig,
+        default_targets: list[str] | str | None,
+        parent: Pairs | None = None,
+    ) -> None:
         """Inject into `backbone` in place; it is frozen, what trains is chosen task by task.
 
+        Args:
+            parent: an update that all tasks have beneath their own, W0 + Δ_parent + Δ: it is added to the weights here.
+
         Raises:
-            ModelError: target modules that match no linear layer, with what there is.
+            ModelError: target modules that match no linear layer, with what there is; a parent that does not fit.
         """
+        self.parent = dict(parent or {})
+        merge_into(backbone, self.parent)
         asked = wanted(settings, default_targets)
         linear = {name: module for name, module in backbone.named_modules() if isinstance(module, ADAPTABLE)}
         check_targets({name: tuple(module.weight.shape) for name, module in linear.items()}, asked, settings)
@@ -231,12 +244,13 @@ class Adapters:
     def as_lora(self, t: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Return what answers task t as vanilla LoRA pairs of scale 1 and one rank, in double precision.
 
-        (A', B') by module. Smaller ranks are filled up with zeros: not every reader of adapters knows rank patterns.
+        (A', B') by module; the parent's update, if there is one, is in it.
         """
-        pairs = {name: layer.as_lora(t) for name, layer in self.layers.items()}
-        rank = max(len(A) for A, _ in pairs.values())
-        pad = torch.nn.functional.pad
-        return {n: (pad(A, (0, 0, 0, rank - len(A))), pad(B, (0, rank - len(A)))) for n, (A, B) in pairs.items()}
+        return padded(joined(self.parent, self.own_lora(t)))
+
+    def own_lora(self, t: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the same without the parent's update."""
+        return padded({name: layer.as_lora(t) for name, layer in self.layers.items()})
 
     @torch.no_grad()
     def add_lora(self, pairs: dict[str, tuple[Tensor, Tensor]]) -> int:

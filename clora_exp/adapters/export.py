@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from clora_exp.adapters.exported import Classifier, Exported, Pairs
+from clora_exp.adapters.exported import Classifier, Exported
+from clora_exp.adapters.pairs import merge_into
 from clora_exp.adapters.targets import matches
 from clora_exp.errors import ModelError, unknown
 
@@ -222,12 +222,3 @@ def _of_pattern(folder: Path, config: Any, pattern: str, name: str, default: str
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ModelError(f"{folder}: {default}={value!r} for {name}; it must be a positive number")
     return value
-
-
-def merge_into(backbone: nn.Module, pairs: Pairs) -> None:
-    """Add B' A' to the weights, in double precision and rounded once, as a plain checkpoint has them."""
-    for name, (A, B) in pairs.items():
-        layer: Any = backbone.get_submodule(name)
-        update = B.double() @ A.double()
-        with torch.no_grad():
-            layer.weight.copy_(layer.weight.double() + (update.T if isinstance(layer, Conv1D) else update))

@@ -22,7 +22,7 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: PEFT's merge knows neither routing nor gate, nor which task is meant."""
-        raise ModelError("this layer holds several tasks, PEFT knows of one; use export.merge_into(model, as_lora(t))")
+        raise ModelError("this layer holds several tasks, PEFT knows of one; use pairs.merge_into(model, as_lora(t))")
 
     unmerge = merge
     get_delta_weight = merge

@@ -115,6 +115,8 @@ class Compressor:
     def _distilled(
         self, stored: Stored, tensors: dict[str, Tensor], layers: dict[str, list[str]]
     ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        if stored.manifest.parent:
+            raise StoreError(f"{stored.label}: a student has no parent beneath it; of a child take svd, int8, prune")
         if "head.weight" not in tensors:
             raise StoreError(f"{stored.label}: distil needs a head; of a language model take svd")
         entry = self.loader.take_in(stored)

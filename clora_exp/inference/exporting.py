@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from clora_exp.adapters.certificate import certify
@@ -16,22 +15,9 @@ from clora_exp.inference.measuring import logits_of
 from clora_exp.inference.places import Place
 from clora_exp.models.prompts import Told
 from clora_exp.models.weights import weights_folder
-from clora_exp.states import unpack_layers
-from clora_exp.store.folder import Store, Stored
+from clora_exp.store.folder import Stored
+from clora_exp.store.parents import pairs_of
 from clora_exp.tasks.stream import Example
-
-
-def pairs_of(store: Store, stored: Stored) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return a version's update as vanilla pairs of scale 1, A (r, in) and B (out, r) by module, float64."""
-    weights = stored.manifest.weights
-    layers = {name: x.double() for name, x in stored.tensors.items() if not name.startswith("head.")}
-    state = unpack_layers(layers, dict(weights.layers))
-    if weights.form == "pairs":
-        return {n.removeprefix("A/"): (x, state[f"B/{n[2:]}"]) for n, x in state.items() if n.startswith("A/")}
-    assert weights.basis_sha256 is not None
-    basis = {name: x.double() for name, x in store.basis(weights.basis_sha256).items()}
-    names = [name.removeprefix("R/") for name in state]
-    return {name: (basis[f"A/{name}"], basis[f"B/{name}"] @ state[f"R/{name}"]) for name in names}
 
 
 def export(place: Place, stored: Stored, out: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A version in memory: its rows in the banks, and how texts are answered with it."""
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Loader:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._base: tuple[Base, TaskModel] | None = None
-        self._banks: dict[tuple[Any, ...], int] = {}  # form, basis and modules → group
+        self._banks: dict[tuple[Any, ...], int] = {}  # basis and modules → group
         self._groups: list[Bank] = []
         self._heads: HeadBank | None = None
         self._building = threading.Lock()
@@ -60,12 +61,7 @@ class Loader:
         """
         manifest = stored.manifest
         base = self._base_for(manifest.base, stored.label)
-        layers = {name: x for name, x in stored.tensors.items() if not name.startswith("head.")}
-        tensors = unpack_layers(layers, manifest.weights.layers)
-        tensors = {
-            name.replace("R/", "routing/", 1) if name.startswith("R/") else name: x for name, x in tensors.items()
-        }
-        group = self._group(stored, base)
+        group, tensors = self._group(stored, base)
         row = self._groups[group].put(tensors)
         weight = stored.tensors.get("head.weight")
         head = None
@@ -174,15 +170,25 @@ class Loader:
             raise ModelError(f"{label}: its base model is another than the one in memory ({base.name}, by its {what})")
         return model
 
-    def _group(self, stored: Stored, base: TaskModel) -> int:
-        weights = stored.manifest.weights
-        modules = sorted({name for names in weights.layers.values() for name in names})
-        key = (weights.form, weights.basis_sha256, tuple(modules))
+    def _group(self, stored: Stored, base: TaskModel) -> tuple[int, dict[str, Tensor]]:
+        """Return the bank that a version belongs to, and its tensors as that takes them."""
+        weights, sha256 = stored.manifest.weights, None
+        if stored.manifest.parent:
+            pairs = self._place.pairs_of(stored)
+            tensors = {f"{part}/{name}": pair[i].float() for name, pair in pairs.items() for i, part in enumerate("AB")}
+        else:
+            layers = {name: x for name, x in stored.tensors.items() if name in weights.layers}
+            unpacked = unpack_layers(layers, dict(weights.layers))
+            tensors = {re.sub("^R/", "routing/", name): x for name, x in unpacked.items()}
+            sha256 = weights.basis_sha256
+        modules = sorted({name.partition("/")[2] for name in tensors})
+        key = (sha256, tuple(modules))
         if key not in self._banks:
-            basis = self._place.basis(weights.basis_sha256) if weights.basis_sha256 else None
-            self._groups.append(Bank(base, modules, weights.rank, basis))
+            basis = self._place.basis(sha256) if sha256 else None
+            rank = max(x.shape[1 if name.startswith("B/") else 0] for name, x in tensors.items())
+            self._groups.append(Bank(base, modules, rank, basis))
             self._banks[key] = len(self._groups) - 1
-        return self._banks[key]
+        return self._banks[key], tensors
 
     @property
     def num_bytes(self) -> int:

@@ -15,6 +15,7 @@ from clora_exp.runs import read_run
 from clora_exp.store.aliases import Aliases, Target
 from clora_exp.store.folder import Store, Stored
 from clora_exp.store.manifest import Base
+from clora_exp.store.parents import pairs_of
 from clora_exp.store.saving import import_run
 
 
@@ -76,6 +77,10 @@ class Place:
     def basis(self, sha256: str) -> dict[str, Tensor]:
         """Return the factors that versions share."""
         return self.store.basis(sha256)
+
+    def pairs_of(self, stored: Stored) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return a version's whole update, its parents' too, as pairs."""
+        return pairs_of(self.store, stored)
 
     def build(self, base: Base) -> TaskModel:
         """Return the base model.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clora_exp import discovery
 from clora_exp.adapters.active import Active
 from clora_exp.adapters.backbone import Adapters
-from clora_exp.adapters.exported import Exported
+from clora_exp.adapters.exported import Exported, Pairs
 from clora_exp.adapters.family import FamilyLayer
 from clora_exp.config import ExperimentConfig, MethodConfig
 from clora_exp.errors import ConfigError, ModelError, unknown
@@ -58,8 +58,19 @@ class Method:
     which joint shares among all tasks and single starts anew.
     """
 
-    def __init__(self, config: ExperimentConfig, stream: TaskStream, device: torch.device | str = "cpu") -> None:
-        """Build the model on `device` and inject the adapters; draws from torch's global generator."""
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        stream: TaskStream,
+        device: torch.device | str = "cpu",
+        parent: Pairs | None = None,
+    ) -> None:
+        """Build the model on `device` and inject the adapters; draws from torch's global generator.
+
+        Args:
+            parent: the update that `store.parent` names.
+        """
+        assert (parent is None) == (config.store.parent is None), "store.parent and its update go together"
         self.config = config.method
         self.task_names = stream.names
         self.seed, self.batch_size, self.device = config.seed, config.trainer.batch_size, torch.device(device)
@@ -74,7 +85,8 @@ class Method:
         self.outputs.attach(self.model)
         self.adapters: Adapters | None = None
         if self.config.trainable == "adapters":
-            self.adapters = Adapters(self.model.backbone, self.config, config.model.settings.target_modules)
+            targets = config.model.settings.target_modules
+            self.adapters = Adapters(self.model.backbone, self.config, targets, parent)
             self.outputs.adapters = self.adapters
         self.model.requires_grad_(False).to(device)
         if config.trainer.gradient_checkpointing:

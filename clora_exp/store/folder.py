@@ -246,6 +246,8 @@ class Store:
             folder = self._place(manifest.task)
             if folder.is_symlink():
                 raise StoreError(f"{folder} is a link; a store holds its versions itself")
+            if manifest.parent and self.resolve(manifest.parent.task, manifest.parent.id).id != manifest.parent.id:
+                raise StoreError(f"its parent {manifest.parent.task}@{manifest.parent.version} is not in this store")
             folder.mkdir(exist_ok=True)
             aliases = Aliases.read(folder)
             number = max([aliases.next_number - 1, *map(number_of, self.versions(manifest.task))]) + 1

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clora_exp.config import MethodConfig
+from clora_exp.config import ExperimentConfig, MethodConfig
 from clora_exp.environment import PACKAGES
 from clora_exp.errors import RunError, StoreError, unknown
 from clora_exp.runs import StoredRun, read_run
@@ -29,6 +29,7 @@ from clora_exp.store.encoding import Number, encode
 from clora_exp.store.folder import Store
 from clora_exp.store.manifest import Base, Manifest, Probe, Source, Weights
 
+ANSWERING = ("weights", "labels", "base", "parent")  # what decides a version's answers
 PROBES = 3  # of the words that a task is probed with: they are answered again at every loading
 
 
@@ -69,9 +70,23 @@ def _import(store: Store, run: StoredRun, task: str, promote: bool) -> Manifest:
         metrics=_metrics(run, task),
         created=now(),
         software=software(),
+        parent=_parent(store, saved.config),
     )
     same = _same(store, manifest)
     return same or store.add(manifest, content, basis=basis, promote=promote)
+
+
+def _parent(store: Store, config: ExperimentConfig) -> Source | None:
+    """Return the parent that a run's tasks have beneath their own update; it has to be in this store too.
+
+    Raises:
+        StoreError: it is not.
+    """
+    if config.store.parent is None:
+        return None
+    task, _, which = config.store.parent.partition("@")
+    target = store.resolve(task, which)
+    return Source(task, target.version, target.id)
 
 
 def _same(store: Store, manifest: Manifest) -> Manifest | None:
@@ -80,7 +95,7 @@ def _same(store: Store, manifest: Manifest) -> Manifest | None:
         return None
     for version in reversed(store.versions(manifest.task)):
         found = store.checked(manifest.task, version)
-        if (found.weights, found.labels, found.base) == (manifest.weights, manifest.labels, manifest.base):
+        if all(getattr(found, name) == getattr(manifest, name) for name in ANSWERING):
             return found
     return None
 
@@ -99,7 +114,7 @@ def folded(saved: SavedTask) -> tuple[dict[str, Tensor], dict[str, list[str]], s
         routings = {f"R/{name}": (factors[name] * state[f"routing/{name}"].double()).float() for name in factors}
         tensors, layers = pack_layers(routings)
         return tensors | heads, layers, "routed", pack(basis)
-    pairs = adapters.as_lora(0)
+    pairs = adapters.own_lora(0)
     tensors, layers = pack_layers({f"A/{name}": A.float() for name, (A, _) in pairs.items()})
     of_b, layers_b = pack_layers({f"B/{name}": B.float() for name, (_, B) in pairs.items()})
     return tensors | of_b | heads, layers | layers_b, "pairs", None

@@ -12,7 +12,8 @@ from transformers import BertModel
 
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
-from clora_exp.adapters.export import merge_into, read_peft
+from clora_exp.adapters.export import read_peft
+from clora_exp.adapters.pairs import merge_into
 from clora_exp.config import MethodConfig
 from clora_exp.errors import ModelError
 

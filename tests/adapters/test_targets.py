@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.backbone import Adapters
-from clora_exp.adapters.export import merge_into
+from clora_exp.adapters.pairs import merge_into
 from clora_exp.adapters.targets import targets_of
 from clora_exp.config import MethodConfig
 from clora_exp.errors import ModelError

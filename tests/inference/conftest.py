@@ -1,6 +1,7 @@
 """A store with tasks of two forms, learned by real runs of a tiny encoder on tables of one's own."""
 
 import csv
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class Made:
     bert: Path
     runs: dict[str, Path]  # method → run directory
     store: Path
+
+    def command(self, method: str) -> list[str]:
+        """The words that one of the runs was started with."""
+        return shlex.split((self.runs[method] / "command.txt").read_text())[2:]
 
     def place(self, store: Path | None = None) -> Place:
         """Open the store, or a copy of it."""
