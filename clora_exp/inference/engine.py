@@ -168,7 +168,7 @@ class TaskEngine:
             return found.find(texts)
         manifest = self._place.store.manifest(found.tasks[0])
         with self._forwards.reading():
-            return found.find(texts, finding.fresh_features(self._loader, manifest))
+            return found.find(texts, finding.features_of(self._loader, manifest.base))
 
     def why(self, text: str, task: str) -> list[Reason]:
         """Return the terms of a text that speak most for a task; none where words are not asked.

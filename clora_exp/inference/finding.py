@@ -11,7 +11,7 @@ from clora_exp.inference.loaded import Loader
 from clora_exp.inference.measuring import BATCH, StoredData
 from clora_exp.inference.places import Place
 from clora_exp.reports.time_left import TimeLeft
-from clora_exp.store.manifest import Manifest
+from clora_exp.store.manifest import Base, Manifest
 
 FILE = "identification.safetensors"
 
@@ -45,8 +45,7 @@ def learn(
     if progress:
         texts = {text for task in tasks.values() for text in (*task.train, *task.validation)}
         progress.expect(len(texts.union(foreign)))
-    features = BaseFeatures(Loader(place), manifests[0], progress)
-    found = learned(way, tasks, foreign, features)
+    found = learned(way, tasks, foreign, features_of(Loader(place), manifests[0].base, progress))
     found.write(file_of(place))
     return found
 
@@ -85,25 +84,18 @@ def known_to(place: Place) -> Identification:
     return found
 
 
-class BaseFeatures:
-    """The frozen base's features of texts, (n, d); those of the same text are asked for once."""
+def features_of(loader: Loader, base: Base, progress: Callable[[int], None] | None = None) -> Features:
+    """Return what gives the frozen base's features of texts, (n, d), in batches of texts of similar length."""
 
-    def __init__(self, loader: Loader, manifest: Manifest, progress: Callable[[int], None] | None = None) -> None:
-        self._loader, self._manifest, self._progress = loader, manifest, progress
-        self._known: dict[str, np.ndarray] = {}
+    def features(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            rows = loader.features(base, [texts[i] for i in part]).numpy()
+            found.update(zip(part, rows, strict=True))
+            if progress:
+                progress(len(part))
+        return np.stack([found[i] for i in range(len(texts))])
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Return them."""
-        missing = sorted({text for text in texts if text not in self._known}, key=len)  # little is padded then
-        for start in range(0, len(missing), BATCH):
-            part = missing[start : start + BATCH]
-            rows = self._loader.features(self._manifest.base, part).numpy()
-            self._known.update(zip(part, rows, strict=True))
-            if self._progress:
-                self._progress(len(part))
-        return np.stack([self._known[text] for text in texts])
-
-
-def fresh_features(loader: Loader, manifest: Manifest) -> Features:
-    """Return what gives the base's features of texts, remembering none."""
-    return lambda texts: loader.features(manifest.base, texts).numpy()
+    return features

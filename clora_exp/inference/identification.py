@@ -163,6 +163,7 @@ def learned(
         foreign: texts of no task; every fifth is kept for calibration.
         features: the frozen base's; for `centroids` and `combined`.
     """
+    features = _remembered(features) if features else None
     known = np.repeat(np.arange(len(tasks)), [len(task.train) for task in tasks.values()])
     held = np.repeat(np.arange(len(tasks)), [len(task.validation) for task in tasks.values()])
     train = [text for task in tasks.values() for text in task.train]
@@ -207,7 +208,8 @@ def _centres(tasks: Mapping[str, TaskTexts], own: np.ndarray, foreign: np.ndarra
         means = [rows[labels == label].mean(axis=0) for label in sorted(set(task.classes))]
         found += means
         owners += [k] * len(means)
-    centres = KMeans(min(NUM_CENTRES, len(foreign)), n_init=1, random_state=0).fit(_unit(foreign)).cluster_centers_
+    num_centres = min(NUM_CENTRES, len(np.unique(foreign, axis=0)))
+    centres = KMeans(num_centres, n_init=1, random_state=0).fit(_unit(foreign)).cluster_centers_
     owners += [len(tasks)] * len(centres)
     return _unit(np.vstack([*found, centres])).astype(np.float32), np.asarray(owners)
 
@@ -224,6 +226,19 @@ def _beside(words: np.ndarray, cosines: np.ndarray) -> np.ndarray:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def _remembered(features: Features) -> Features:
+    """Return features that are asked for once a text."""
+    known: dict[str, np.ndarray] = {}
+
+    def remembered(texts: Sequence[str]) -> np.ndarray:
+        missing = list(dict.fromkeys(text for text in texts if text not in known))
+        if missing:
+            known.update(zip(missing, features(missing), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return remembered
 
 
 def check_way(way: str) -> Way:

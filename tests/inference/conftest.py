@@ -61,7 +61,7 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Colours, numbers and animals: animals as routings on a basis that they share, the others as pairs, numbers twice."""
+    """Colours as pairs, animals as routings on a shared basis, numbers as both: v1 pairs, v2 routings."""
     folder = tmp_path_factory.mktemp("made")
     bert = folder / "bert"
     save_bert(bert)
