@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from clora_exp.reports.comparison import ComparableSet
 from clora_exp.reports.figures import MARKERS, PALETTE
@@ -36,9 +36,12 @@ def accuracy_bytes(found: ComparableSet) -> Figure | None:
     axes.set_xlabel("bytes that answer a task (logarithmic)")
     axes.set_ylabel("accuracy at the end")
     axes.xaxis.set_major_formatter(lambda value, _: size(value))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_xlim()
-    is_narrow = high / low < 12
-    axes.xaxis.set_minor_formatter((lambda value, _: size(value)) if is_narrow else NullFormatter())
+    if high / low < 4:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    elif high / low < 40:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     place_labels(figure, axes, [(setting.label, x, y) for setting, x, y in points], obstacles)
     return figure
 

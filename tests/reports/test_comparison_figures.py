@@ -46,6 +46,25 @@ def test_points_stand_at_bytes_and_accuracy(known: ComparableSet) -> None:
     assert {(500.0, 0.9), (1000.0, 0.7), (1000.0, 0.8), (1500.0, 1.0)} <= drawn
 
 
+@pytest.mark.parametrize("factor", [1, 2, 8, 40, 500])
+def test_no_byte_label_stands_on_another(known: ComparableSet, factor: int, monkeypatch) -> None:
+    points = scatter._points(known.settings, "bytes_a_task", "average_accuracy")
+    low = min(x for _, x, _ in points)
+    spread = [(s, low + (x - low) * factor, y) for s, x, y in points]
+    monkeypatch.setattr(scatter, "_points", lambda *_: spread)
+    figure = scatter.accuracy_bytes(known)
+    assert figure is not None
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = sorted(
+        (label.get_window_extent() for label in axes.get_xticklabels(which="both") if label.get_text()),
+        key=lambda box: box.x0,
+    )
+    inside = [box for box in boxes if axes.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= axes.bbox.x1 + 1]
+    assert len(inside) >= 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(inside))
+
+
 def test_the_mean_matrices_show_every_cell_that_was_evaluated(known: ComparableSet) -> None:
     drawn = draw_comparison(known)
     texts = texts_of(drawn["matrices"])

@@ -48,7 +48,7 @@ def _complexity(method: str) -> dict:
         ("lora", [], 0),
         ("full", [], 2),
         ("clora", ["adapters/routed.py", "adapters/penalty.py"], 5),
-        ("gem", ["methods/gem.py"], 3),
+        ("gem", ["methods/gem.py"], 4),
         ("progressive", ["adapters/composition.py"], 3),
     ],
 )
