@@ -39,18 +39,18 @@ EACH = [
     ),
     Row(
         "gem",
-        ["+method.gem={}"],
+        ["+method.gem={earlier_heads: trained}"],
         "gem",
         GEM,
         5,
         "Which 64 examples are kept is drawn otherwise. Avalanche writes the projected gradient only where the new "
-        "task's loss has one, so heads of earlier tasks stay; here they move too, as in the authors' code, whose "
-        "output layer is one for all tasks. It adds 1e-3 to the diagonal of the QP's G Gᵀ as it is, here to the one "
-        "scaled by the largest gradient.",
+        "task's loss has one, so heads of earlier tasks stay; here, with `earlier_heads: trained`, they move too, as "
+        "in the authors' code, whose output layer is one for all tasks. It adds 1e-3 to the diagonal of the QP's G Gᵀ "
+        "as it is, here to the one scaled by the largest gradient.",
     ),
     Row(
         "agem",
-        ["+method.agem={}"],
+        ["+method.agem={earlier_heads: trained}"],
         "agem",
         AGEM,
         3,
@@ -99,7 +99,7 @@ MATCHED = [
     ),
     Row(
         "gem",
-        ["+method.gem={}"],
+        ["+method.gem={earlier_heads: trained}"],
         "gem_matched",
         GEM,
         10,
@@ -107,7 +107,7 @@ MATCHED = [
     ),
     Row(
         "agem",
-        ["+method.agem={}"],
+        ["+method.agem={earlier_heads: trained}"],
         "agem_matched",
         AGEM,
         6,
