@@ -168,8 +168,8 @@ def page(table: pd.DataFrame) -> list[str]:
         "# Does a parent help a child with few examples?\n",
         "`python experiments/hierarchy.py`\n",
         "healthcare: a diagnosis → its chapter, of 21, 80 texts each. medical, over healthcare: a disease of "
-        "circulation, breathing or digestion → its block, up to 20 texts each. surgery: an injury → its block, with few "
-        "texts, over nothing, over healthcare, over medical over healthcare; 100 steps. Accuracy on up to "
+        "circulation, breathing or digestion → its block, up to 20 texts each. surgery: an injury → its block, with "
+        "few texts, over nothing, over healthcare, over medical over healthcare; 100 steps. Accuracy on up to "
         f"{TEST} test texts a block, mean ± standard deviation over {num} seeds, which draw the texts too; in brackets "
         "the difference to no parent, mean and range over the seeds, and on how many it is better.\n",
     ]
