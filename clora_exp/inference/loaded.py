@@ -137,15 +137,12 @@ class Loader:
             ModelError: the base is none.
         """
         model: Any = self._groups[entry.group].model
-        if entry.head is not None or not hasattr(model.backbone, "generate"):
+        if entry.head is not None or not hasattr(model, "write"):
             raise ModelError(f"task {entry.task!r}: its base answers with labels, it does not write; use predict")
         with self._words:
-            inputs = model.tokenizer([prompt], return_tensors="pt")
+            inputs = dict(model.tokenizer([prompt], return_tensors="pt"))
         with torch.inference_mode(), answering(entry.row):
-            ids = model.backbone.generate(**inputs, **options)
-        start = 0 if model.backbone.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-        with self._words:
-            return str(model.tokenizer.decode(ids[0, start:], skip_special_tokens=True))
+            return str(model.write(inputs, **options)[0])
 
     def _check_probe(self, stored: Stored, entry: Loaded) -> None:
         probe = stored.manifest.probe

@@ -161,21 +161,25 @@ class LanguageModel(TaskModel):
         return self._label_ids[told]
 
     @torch.no_grad()
-    def write(self, inputs: dict[str, Tensor]) -> list[str]:
-        """Return what the model writes behind each prompt, greedily, until it ends or for `max_new_tokens`."""
+    def write(self, inputs: dict[str, Tensor], **options: Any) -> list[str]:
+        """Return what the model writes behind each prompt, until it ends or for `max_new_tokens`.
+
+        Args:
+            options: of transformers' GenerationConfig; without any, greedily and as the configuration says.
+        """
         import transformers
 
-        options = transformers.GenerationConfig(
-            max_new_tokens=self.config.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-            bos_token_id=self.tokenizer.bos_token_id,
-            decoder_start_token_id=getattr(self.backbone.config, "decoder_start_token_id", None),
-        )
-        ids = self.written(inputs, generation_config=options)
+        plain = {
+            "max_new_tokens": self.config.max_new_tokens,
+            "do_sample": False,
+            "num_beams": 1,
+            "repetition_penalty": 1.0,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "decoder_start_token_id": getattr(self.backbone.config, "decoder_start_token_id", None),
+        }
+        ids = self.written(inputs, generation_config=transformers.GenerationConfig(**plain | options))
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def answer_log_p(self, inputs: dict[str, Tensor]) -> Tensor:
