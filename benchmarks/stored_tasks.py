@@ -37,9 +37,10 @@ from clora_exp.inference.places import Place
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.time_left import TimeLeft
-from clora_exp.store.folder import Store, Stored, opened
+from clora_exp.store.folder import Store, Stored
 from clora_exp.store.index import listing
 from clora_exp.store.manifest import Probe
+from clora_exp.store.opening import opened
 from clora_exp.store.saving import packed
 from clora_exp.tasks.stream import Example
 

@@ -1,8 +1,8 @@
 """How small can stored tasks be, and what does each step of making them smaller contribute and cost?
 
 Run: python experiments/compression.py (half an hour on two cores, beside ordinary runs of `lora_per_task` and
-`clora_xs` on `med_legal_code` into a store each, which are not repeated where they are finished). Every scheme below, of
-`clora_exp/store/schemes.py`, is applied to the three tasks and measured on their test texts; nothing is kept.
+`clora_xs` on `med_legal_code` into a store each, which are not repeated where they are finished). Every scheme below,
+of `clora_exp/store/schemes.py`, is applied to the three tasks and measured on their test texts; nothing is kept.
 Writes results/compression/ (README.md, compression.csv, frontier.png).
 """
 

@@ -13,8 +13,9 @@ from clora_exp.inference.loaded import Loader
 from clora_exp.inference.measuring import Measured, StoredData, logits_of, measure
 from clora_exp.inference.places import Place
 from clora_exp.reports.time_left import TimeLeft
-from clora_exp.store.folder import Stored, opened
+from clora_exp.store.folder import Stored
 from clora_exp.store.manifest import Manifest, Probe
+from clora_exp.store.opening import opened
 from clora_exp.store.saving import now, packed, same_task, software
 from clora_exp.store.schemes import Scheme, check_fits, pruned, read_scheme, truncated
 from clora_exp.tasks.stream import Example

@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit status: 1 where verify finds damage, 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=1000)
     try:
         store = Store(options.store, is_new=options.command == "import")
         return COMMANDS[options.command](store, options, console)

@@ -43,7 +43,7 @@ class Aliases:
         Raises:
             StoreError: there is no previous version.
         """
-        if "previous" not in self.targets:
+        if not {"previous", "current"} <= self.targets.keys():
             raise StoreError(f"task {task!r} has no previous version to go back to")
         return self.pointing(current=self.targets["previous"], previous=self.targets["current"])
 
@@ -67,6 +67,8 @@ class Aliases:
         """
         path = folder / NAME
         try:
+            if path.is_symlink():
+                raise StoreError("it is a link")
             plain = json.loads(path.read_bytes())
             targets = {name: Target(found["version"], found["id"]) for name, found in plain["aliases"].items()}
             next_number = plain["next_number"]
@@ -77,6 +79,6 @@ class Aliases:
                 raise ValueError(f"it holds {plain}")
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError) as error:
             raise StoreError(f"{path} cannot be read ({error}); reindex makes it again") from error
         return cls(targets, next_number)

@@ -26,7 +26,7 @@ def verify(store: Store, tasks: Iterable[str] | None = None) -> Iterator[Finding
             yield Finding(task, str(error))
             continue
         for version in versions:
-            yield Finding(f"{task}@{version}", _problem(store, task, version))
+            yield Finding(f"{task}@{version}", _problem(store, task, version).removeprefix(f"{task}@{version}: "))
         for name, target in sorted(aliases.targets.items()):
             yield Finding(f"{task}: {name} → {target.version}", _problem_of_alias(store, task, name, versions))
 
@@ -62,13 +62,21 @@ def repaired(store: Store) -> list[str]:
     """
     changed = []
     for task in store.tasks():
-        try:
-            store.aliases(task)
-        except StoreError:
-            with store.writing():
+        if _has_aliases(store, task):
+            continue
+        with store.writing():
+            if not _has_aliases(store, task):  # a writer may have been at it
                 _aliases_again(store, task)
-            changed.append(task)
+                changed.append(task)
     return changed
+
+
+def _has_aliases(store: Store, task: str) -> bool:
+    """Tell whether a task's aliases can be read and, where it has versions, mean any."""
+    try:
+        return bool(store.aliases(task).targets) or not store.versions(task)
+    except StoreError:
+        return False
 
 
 def _aliases_again(store: Store, task: str) -> None:

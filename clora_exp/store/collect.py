@@ -31,7 +31,10 @@ def garbage(store: Store) -> Garbage:
     for task in store.tasks():
         for version in store.versions(task):
             manifests[task, version] = store.manifest(task, version)
-        kept += [(task, target.version) for target in store.aliases(task).targets.values()]
+        targets = store.aliases(task).targets
+        if not targets:  # they were lost, and reindex makes them again
+            kept += [(task, version) for version in store.versions(task)]
+        kept += [(task, target.version) for target in targets.values()]
     needed: set[tuple[str, str]] = set()
     while kept:
         name = kept.pop()

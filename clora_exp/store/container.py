@@ -38,7 +38,7 @@ def pack(tensors: Mapping[str, Tensor], *, level: int = LEVEL, is_shuffled: bool
     Args:
         level: zstd's, 1 to 22.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none shares memory
     content = save(plain, metadata={"bytes": "shuffled"} if is_shuffled else None)
     if is_shuffled:
         content = _regrouped(content, is_back=False)
@@ -77,7 +77,7 @@ def unpack(content: bytes, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
         ValueError,
         KeyError,
         TypeError,
-        RecursionError,
+        RuntimeError,  # of torch: a shape whose strides cannot be counted; a RecursionError is one
     ) as error:
         raise StoreError(f"it is damaged: {error}") from error
 
@@ -88,8 +88,8 @@ def _header(content: bytes) -> dict[str, dict[str, object]]:
     if length > min(MAX_HEADER_BYTES, len(content) - 8):
         raise ValueError(f"a header of {length:,} bytes")
     header = json.loads(content[8 : 8 + length])
-    if not isinstance(header, dict):
-        raise ValueError("a header that is no table")
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ValueError("a header that is no table of tables")
     return header
 
 

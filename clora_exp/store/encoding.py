@@ -8,6 +8,7 @@ are left, which is smaller than indices above one entry in 32.
 Shapes: any; matrices of adapters are stacked over layers, (L, m, n).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clora_exp.errors import StoreError
+from clora_exp.store.container import MAX_BYTES
 
 Number = Literal["float32", "float16", "bfloat16", "int8"]
 NUMBERS: dict[str, torch.dtype] = {
@@ -54,9 +56,11 @@ class Encoding:
         except (KeyError, TypeError) as error:
             raise StoreError(f"tensor {name!r}: its encoding cannot be read: {error}") from error
         is_shape = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 31 for n in found.shape)
-        if found.number not in NUMBERS or not is_shape or not isinstance(found.is_sparse, bool):
+        is_number = isinstance(found.number, str) and found.number in NUMBERS
+        if not is_number or not is_shape or not isinstance(found.is_sparse, bool):
             raise StoreError(f"tensor {name!r}: unknown encoding {plain}")
-        if found.channel not in (None, -1, -2) or (found.channel is not None and len(found.shape) < -found.channel):
+        is_channel = found.channel is None or (type(found.channel) is int and found.channel in (-1, -2))
+        if not is_channel or (found.channel is not None and len(found.shape) < -found.channel):
             raise StoreError(f"tensor {name!r}: channel {found.channel!r} of shape {found.shape}; have: -1, -2, null")
         return found
 
@@ -102,6 +106,11 @@ def decode(tensors: Mapping[str, Tensor], encodings: Mapping[str, Encoding]) -> 
     expected = {part for name, encoding in encodings.items() for part in _names(name, encoding)}
     for name in sorted(expected ^ tensors.keys()):
         raise StoreError(f"tensor {name!r} is {'missing' if name in expected else 'left over'}")
+    num_bytes = 0
+    for name, encoding in encodings.items():
+        num_bytes += 4 * math.prod(encoding.shape)
+        if num_bytes > MAX_BYTES:
+            raise StoreError(f"tensor {name!r} of {encoding.shape}: at most {MAX_BYTES:,} bytes are read")
     return {name: _decoded(name, tensors, encoding) for name, encoding in encodings.items()}
 
 
@@ -125,7 +134,10 @@ def _decoded(name: str, tensors: Mapping[str, Tensor], encoding: Encoding) -> Te
             raise StoreError(f"tensor {name!r}: its scale is {scale.dtype} {tuple(scale.shape)}")
         if not (torch.isfinite(scale).all() and (scale > 0).all()):
             raise StoreError(f"tensor {name!r}: a scale is NaN, infinite, zero or negative")
-        values = values * scale
+        largest = torch.finfo(torch.float32).max
+        if not torch.isfinite(scale * (LARGEST - 1)).all():
+            raise StoreError(f"tensor {name!r} holds numbers that are NaN or infinite")
+        values = (values * scale).clamp(-largest, largest)  # 127 s may round above it
     if not torch.isfinite(values).all():
         raise StoreError(f"tensor {name!r} holds numbers that are NaN or infinite")
     return values
@@ -133,7 +145,7 @@ def _decoded(name: str, tensors: Mapping[str, Tensor], encoding: Encoding) -> Te
 
 def _filled(name: str, values: Tensor, mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a sparse tensor with its zeros."""
-    num_entries = int(np.prod(shape, dtype=np.int64))
+    num_entries = math.prod(shape)
     if mask.dtype != torch.uint8 or mask.shape != ((num_entries + 7) // 8,):
         raise StoreError(f"tensor {name!r}: its mask is {mask.dtype} {tuple(mask.shape)}, for {num_entries:,} entries")
     bits = np.unpackbits(mask.numpy())

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,13 +29,13 @@ from clora_exp.errors import StoreError, unknown
 from clora_exp.files import folder_written_atomically, place_of, remove_unfinished, write_atomically
 from clora_exp.store.aliases import ALIASES, Aliases, Target
 from clora_exp.store.container import unpack
-from clora_exp.store.encoding import Encoding, decode
 from clora_exp.store.manifest import SHA256, VERSION, Manifest, number_of, read_manifest
+from clora_exp.store.opening import MANIFEST, SUMS, WEIGHTS, opened
 
 FORMAT = 1
 TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RESERVED = ("auto", "unknown")  # in place of a task, and of no task: see inference/identification.py
-MANIFEST, WEIGHTS, SUMS = "manifest.json", "adapter.clora", "SHA256SUMS"
+MOST_PARENTS = 8  # above each other
 PATIENCE_S = 60.0  # for another writer: the longest write is a large adapter's
 
 
@@ -66,7 +66,7 @@ class Store:
         try:
             if is_new and not (path / "store.json").exists():
                 path.mkdir(parents=True, exist_ok=True)
-                if any(found for found in path.iterdir() if not found.name.startswith(".")):
+                if any(not found.name.startswith(".") and not _is_begun(found) for found in path.iterdir()):
                     raise StoreError(f"{path} holds files and is no store; name a folder that is empty or new")
                 for name in ("tasks", "bases"):
                     (path / name).mkdir(exist_ok=True)
@@ -74,16 +74,22 @@ class Store:
             found = json.loads((path / "store.json").read_bytes())
             if found["format"] != FORMAT:
                 raise StoreError(f"{path} is a store of format {found['format']}; this version reads {FORMAT}")
+            for name in ("tasks", "bases"):
+                if (path / name).is_symlink():
+                    raise StoreError(f"{path / name} is a link; a store holds its versions itself")
+                if not (path / name).exists():  # git and many archives keep no empty folder
+                    (path / name).mkdir()
         except FileNotFoundError as error:
             raise StoreError(f"{path} is no store: there is no store.json in it") from error
         except OSError as error:
             raise StoreError(f"{place_of(error, path)}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{path}/store.json cannot be read: {error}") from error
 
     def tasks(self) -> list[str]:
         """Return the names of the tasks, sorted."""
-        return sorted(entry.name for entry in os.scandir(self.path / "tasks") if TASK.fullmatch(entry.name))
+        found = os.scandir(self.path / "tasks")
+        return sorted(entry.name for entry in found if TASK.fullmatch(entry.name) and not entry.is_file())
 
     def versions(self, task: str) -> list[str]:
         """Return a task's versions, oldest first.
@@ -137,7 +143,10 @@ class Store:
             return Target(which, self._manifest(task, which)[1])
         if re.fullmatch(r"[0-9a-f]{8,64}", which):
             for version in versions:
-                found = self._manifest(task, version)[1]
+                try:
+                    found = self._manifest(task, version)[1]
+                except StoreError:  # damaged; another may be meant
+                    continue
                 if found.startswith(which):
                     return Target(version, found)
         raise StoreError(f"task {task!r}: " + unknown("version", which, [*aliases.targets, *versions]))
@@ -171,6 +180,8 @@ class Store:
             content = _bytes_of(self.folder(task) / target.version / WEIGHTS)
         except FileNotFoundError as error:  # collected meanwhile
             raise StoreError(f"{task}@{target.version}: {error.filename} is gone") from error
+        except OSError as error:
+            raise StoreError(f"{task}@{target.version}: {place_of(error, self.path)}") from error
         return Stored(manifest, target.id, opened(manifest, content))
 
     def basis(self, sha256: str) -> dict[str, Tensor]:
@@ -185,6 +196,8 @@ class Store:
             content = _bytes_of(self.path / "bases" / f"{sha256}.clora")
         except FileNotFoundError as error:
             raise StoreError(f"{self.path}: the basis {sha256[:12]} is missing") from error
+        except OSError as error:
+            raise StoreError(place_of(error, self.path)) from error
         if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreError(f"{self.path}: the basis {sha256[:12]} has changed since it was written")
         return unpack(content)
@@ -201,7 +214,7 @@ class Store:
         folder = self.folder(task) / version
         try:
             content = _bytes_of(folder / MANIFEST)
-            listed = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+            listed = _bytes_of(folder / SUMS).decode().splitlines()
             found = hashlib.sha256(content).hexdigest()
             if f"{found}  {MANIFEST}" not in listed:
                 raise StoreError(f"{MANIFEST} has changed since it was written, by {SUMS}")
@@ -241,18 +254,22 @@ class Store:
         Raises:
             StoreError: content and manifest do not fit each other, or the store cannot be written.
         """
+        try:
+            read_manifest(replace(manifest, version="v1").to_bytes())
+        except ValueError as error:
+            raise StoreError(f"{manifest.task}: a manifest that cannot be written: {error}") from error
         opened(manifest, content)
         with self.writing():
             folder = self._place(manifest.task)
             if folder.is_symlink():
                 raise StoreError(f"{folder} is a link; a store holds its versions itself")
-            if manifest.parent and self.resolve(manifest.parent.task, manifest.parent.id).id != manifest.parent.id:
-                raise StoreError(f"its parent {manifest.parent.task}@{manifest.parent.version} is not in this store")
+            self._check_parents(manifest)
+            self._keep_basis(manifest.weights.basis_sha256, basis)
             folder.mkdir(exist_ok=True)
             aliases = Aliases.read(folder)
             number = max([aliases.next_number - 1, *map(number_of, self.versions(manifest.task))]) + 1
             manifest = replace(manifest, version=f"v{number}")
-            self._keep_basis(manifest.weights.basis_sha256, basis)
+            is_better = self._is_better(manifest, aliases)
             with folder_written_atomically(folder / manifest.version) as new:
                 sums = {MANIFEST: manifest.to_bytes(), WEIGHTS: content}
                 for name, written in sums.items():
@@ -261,10 +278,20 @@ class Store:
                 write_atomically(new / SUMS, lines.encode())
             target = Target(manifest.version, manifest.id)
             moved = aliases.promoted(target) if promote or "current" not in aliases.targets else aliases
-            if self._is_better(manifest, aliases):
+            if is_better:
                 moved = moved.pointing(best=target)
             replace(moved, next_number=number + 1).write(folder)
         return manifest
+
+    def _check_parents(self, manifest: Manifest) -> None:
+        """Look whether a manifest's parent, and that one's, and so on, are here and not too many."""
+        at = manifest
+        for _ in range(MOST_PARENTS):
+            if at.parent is None:
+                return
+            at = self._checked_manifest(at.parent.task, self.resolve(at.parent.task, at.parent.id))
+        if at.parent is not None:
+            raise StoreError(f"{manifest.task}: more than {MOST_PARENTS} parents above each other")
 
     def _is_better(self, manifest: Manifest, aliases: Aliases) -> bool:
         """Tell whether a new version has the highest accuracy of its task."""
@@ -278,7 +305,7 @@ class Store:
         path = self.path / "bases" / f"{sha256}.clora"
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
             self.basis(sha256)
-        elif not path.exists():
+        elif not path.exists() or path.is_symlink() or path.read_bytes() != content:
             write_atomically(path, content)
 
     def promote(self, task: str, which: str) -> Target:
@@ -309,56 +336,23 @@ class Store:
     def tidy(self) -> None:
         """Remove what writers left that were killed."""
         with self.writing():
+            for path in self.path.glob(".*.json.????????"):
+                path.unlink(missing_ok=True)
             remove_unfinished(self.path / "tasks")
             remove_unfinished(self.path / "bases")
 
     def remove(self, task: str, version: str) -> None:
         """Remove a version's folder; the caller holds the lock and has asked whether anything needs it."""
+        aliases = self.aliases(task)  # written again: the list looks at their stamp, and no number is given twice
+        replace(aliases, next_number=max(aliases.next_number, number_of(version) + 1)).write(self.folder(task))
         aside = self.folder(task) / f".{version}.removed_"
         os.replace(self.folder(task) / version, aside)  # it is gone in one step, then its files are
         shutil.rmtree(aside)
 
 
-def opened(manifest: Manifest, content: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a version's file, in float32: these very bytes are hashed, unpacked and checked.
-
-    Raises:
-        StoreError: they are others than the manifest says, or hold anything that cannot be.
-    """
-    weights = manifest.weights
-    where = f"{manifest.task}@{manifest.version}"
-    found = hashlib.sha256(content).hexdigest()
-    if found != weights.sha256 or len(content) != weights.num_bytes:
-        raise StoreError(f"{where}: {WEIGHTS} has the SHA-256 {found[:12]}, and {weights.sha256[:12]} was stored")
-    try:
-        encodings = {name: Encoding.from_plain(name, plain) for name, plain in weights.encodings.items()}
-        tensors = decode(unpack(content), encodings)
-        _check_form(manifest, tensors)
-    except StoreError as error:
-        raise StoreError(f"{where}: {error}") from error
-    return tensors
-
-
-def _check_form(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Look whether the tensors are those of the manifest's form, rank and labels."""
-    weights = manifest.weights
-    parts = {"pairs": ("A", "B"), "routed": ("R",)}[weights.form]
-    of_layers = {name for name in tensors if not name.startswith("head.")}
-    if of_layers != weights.layers.keys() or not {name.split(".")[0] for name in of_layers} <= set(parts):
-        raise StoreError(f"it holds the tensors {sorted(of_layers)}; the manifest names {sorted(weights.layers)}")
-    modules = {
-        part: [m for key, names in weights.layers.items() if key.split(".")[0] == part for m in names] for part in parts
-    }
-    if any(sorted(names) != sorted(modules[parts[0]]) or len(set(names)) < len(names) for names in modules.values()):
-        raise StoreError("A and B are of different layers, or a layer stands there twice")
-    for name in of_layers:
-        shape, num_layers = tensors[name].shape, len(weights.layers[name])
-        rank = {"A": 1, "B": 2, "R": 1}[name.split(".")[0]]
-        if len(shape) != 3 or shape[0] != num_layers or shape[rank] != weights.rank:
-            raise StoreError(f"tensor {name!r} is {tuple(shape)}, for {num_layers} layers of rank {weights.rank}")
-    head = tensors.get("head.weight")
-    if head is not None and (head.ndim != 2 or len(head) != len(manifest.labels)):
-        raise StoreError(f"head.weight is {tuple(head.shape)}, for {len(manifest.labels)} labels")
+def _is_begun(found: Path) -> bool:
+    """Tell whether it is an empty folder that a store has."""
+    return found.name in ("tasks", "bases") and found.is_dir() and not any(found.iterdir())
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -4,6 +4,7 @@ The folder is the truth. A task's entry holds the stamp of its aliases, which ev
 stamp is another, the task is read again. So the index may be old, damaged or gone, and the list is right.
 """
 
+import hashlib
 import json
 import os
 from contextlib import suppress
@@ -13,7 +14,8 @@ from typing import Any
 from clora_exp.errors import StoreError
 from clora_exp.files import write_atomically
 from clora_exp.store.aliases import NAME, Aliases
-from clora_exp.store.folder import MANIFEST, SUMS, TASK, WEIGHTS, Store
+from clora_exp.store.folder import TASK, Store
+from clora_exp.store.opening import MANIFEST, SUMS, WEIGHTS
 
 INDEX, FORMAT = "index.json", 1
 
@@ -44,7 +46,7 @@ def listing(store: Store, *, is_new: bool = False) -> list[Row]:
     before = {} if is_new else _read(store)
     entries: dict[str, dict[str, Any]] = {}
     for entry in os.scandir(store.path / "tasks"):
-        if not TASK.fullmatch(entry.name):
+        if not TASK.fullmatch(entry.name) or entry.is_file():
             continue
         stamp = _stamp(entry)
         known = before.get(entry.name, {})
@@ -58,10 +60,11 @@ def listing(store: Store, *, is_new: bool = False) -> list[Row]:
 
 def _stamp(entry: "os.DirEntry[str]") -> list[int] | None:
     try:
-        found = os.stat(os.path.join(entry.path, NAME))
+        found, folder = os.stat(os.path.join(entry.path, NAME)), os.stat(entry.path)
     except OSError:
         return None
-    return [found.st_mtime_ns, found.st_ino, found.st_size]  # a replaced file is another inode
+    # a replaced file is another inode; a version that comes or goes changes the folder
+    return [found.st_mtime_ns, found.st_ino, found.st_size, folder.st_mtime_ns]
 
 
 def _rows(store: Store, task: str) -> list[dict[str, Any]]:
@@ -98,13 +101,19 @@ def _read(store: Store) -> dict[str, Any]:
     try:
         found = json.loads((store.path / INDEX).read_bytes())
         tasks = found["tasks"]
+        if found["sha256"] != _sha256(tasks):
+            return {}
         if found["format"] != FORMAT or not all(Row(**row) for entry in tasks.values() for row in entry["rows"]):
             return {}
         return dict(tasks)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def _write(store: Store, entries: dict[str, Any]) -> None:
-    content = json.dumps({"format": FORMAT, "tasks": entries}, separators=(",", ":"), sort_keys=True)
-    write_atomically(store.path / INDEX, content.encode())
+    found = {"format": FORMAT, "sha256": _sha256(entries), "tasks": entries}
+    write_atomically(store.path / INDEX, json.dumps(found, separators=(",", ":"), sort_keys=True).encode())
+
+
+def _sha256(entries: Any) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ from clora_exp.errors import StoreError
 
 FORMAT = 1
 SHA256 = re.compile(r"[0-9a-f]{64}")
-VERSION = re.compile(r"v([1-9]\d{0,8})")
+VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 MAX_BYTES = 1 << 24  # of a manifest; ours have 5 kB
 FORMS = ("pairs", "routed")
 
@@ -128,10 +128,11 @@ def read_manifest(content: bytes) -> Manifest:
             found = plain.get("format") if isinstance(plain, dict) else plain
             raise StoreError(f"a manifest of format {found!r}; this version reads {FORMAT}")
         manifest: Manifest = _built(Manifest, plain, "")
+        _check(manifest)
+        again = manifest.to_bytes()
     except (ValueError, RecursionError) as error:
         raise StoreError(f"a manifest that cannot be read: {error}") from error
-    _check(manifest)
-    if manifest.to_bytes() != content:
+    if again != content:
         raise StoreError("a manifest that is not in canonical form: it has been edited")
     return manifest
 

@@ -12,10 +12,8 @@ from clora_exp.adapters.pairs import joined
 from clora_exp.config import ExperimentConfig
 from clora_exp.errors import StoreError
 from clora_exp.states import unpack_layers
-from clora_exp.store.folder import Store, Stored
+from clora_exp.store.folder import MOST_PARENTS, Store, Stored
 from clora_exp.store.manifest import Manifest, Source
-
-MOST = 8  # parents above each other
 
 
 def parent_version(store: Store, source: Source) -> Stored:
@@ -55,7 +53,7 @@ def beneath(store: Store, manifest: Manifest) -> dict[str, tuple[Tensor, Tensor]
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     at, label = manifest, f"{manifest.task}@{manifest.version}"
-    for _ in range(MOST):
+    for _ in range(MOST_PARENTS + 1):
         if at.parent is None:
             return {name: (A.float(), B.float()) for name, (A, B) in found.items()}
         parent = parent_version(store, at.parent)
@@ -63,7 +61,7 @@ def beneath(store: Store, manifest: Manifest) -> dict[str, tuple[Tensor, Tensor]
             raise StoreError(f"{label}: its parent {parent.label} belongs to another base model")
         found = joined(own_pairs(store, parent), found)
         at = parent.manifest
-    raise StoreError(f"{label}: more than {MOST} parents above each other")
+    raise StoreError(f"{label}: more than {MOST_PARENTS} parents above each other")
 
 
 def pairs_of(store: Store, stored: Stored) -> dict[str, tuple[Tensor, Tensor]]:

@@ -44,19 +44,30 @@ def read_scheme(name: str) -> Scheme:
         StoreError: a word that is none.
     """
     found = Scheme(name)
+    said: set[str] = set()
     for word in name.split("+"):
         if word in NUMBERS:
             found = replace(found, number=NUMBERS[word])
         elif word == "plain":
             found = replace(found, is_shuffled=False)
-        elif match := re.fullmatch(r"prune(0?\.\d+)", word):
+        elif match := re.fullmatch(r"prune(0?\.[0-9]+)", word):
             found = replace(found, sparsity=float(match[1]))
-        elif match := re.fullmatch(r"(svd|distil)([1-9]\d{0,3})", word):
+        elif match := re.fullmatch(r"(svd|distil)([1-9][0-9]{0,3})", word):
             found = replace(found, rank=int(match[2]), is_distilled=match[1] == "distil")
-        elif (match := re.fullmatch(r"zstd(\d{1,2})", word)) and 1 <= int(match[1]) <= 22:
+        elif (match := re.fullmatch(r"zstd([0-9]{1,2})", word)) and 1 <= int(match[1]) <= 22:
             found = replace(found, level=int(match[1]))
         else:
             raise StoreError(f"unknown scheme {word!r} in {name!r}; have: {WORDS}")
+        what = (
+            "number"
+            if word in NUMBERS
+            else "rank"
+            if word.startswith(("svd", "distil"))
+            else word.rstrip("0123456789.")
+        )
+        if what in said:
+            raise StoreError(f"scheme {name!r}: {word} says again what has been said before it")
+        said.add(what)
     return found
 
 
