@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clora_exp import discovery
-from clora_exp.config import ExperimentConfig, Sections, structure
+from clora_exp.config import ExperimentConfig
 from clora_exp.errors import ConfigError, unknown
 from clora_exp.own_configs import broken_files, check_folders
+from clora_exp.structuring import Sections, structure
 
 CONF = Path(__file__).parent.parent / "conf"
 LAUNCHERS = (

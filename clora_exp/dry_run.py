@@ -19,8 +19,9 @@ from clora_exp.help import yaml_text
 from clora_exp.identity import plain_config
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.loop import ingredients, sessions
-from clora_exp.methods.base import Method, strategy_class
+from clora_exp.methods.base import Method
 from clora_exp.methods.strategy import Strategy
+from clora_exp.methods.suitable import strategy_class
 from clora_exp.models.batches import Batch, EncodedSplit, JointSplit
 from clora_exp.randomness import seed_everything
 from clora_exp.reports.terminal import Terminal

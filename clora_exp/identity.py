@@ -7,7 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
-from clora_exp.config import PARTS, ExperimentConfig
+from clora_exp.config import ExperimentConfig
+from clora_exp.structuring import PARTS
 
 NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spans
     "seed",

@@ -31,7 +31,8 @@ from clora_exp.evaluation.written import Predicted
 from clora_exp.following import Following
 from clora_exp.interrupts import StopOnSignal
 from clora_exp.loggers.logs import Logs
-from clora_exp.methods.base import Method, check_strategies, not_exportable
+from clora_exp.methods.base import Method
+from clora_exp.methods.suitable import check_strategies, not_exportable
 from clora_exp.models.batches import EncodedSplit, JointSplit
 from clora_exp.models.weights import make_weights
 from clora_exp.progress import Progress
@@ -44,6 +45,7 @@ from clora_exp.session import device_of, fit, predict
 from clora_exp.store.folder import Store
 from clora_exp.store.parents import configured_parent
 from clora_exp.store.saving import import_run
+from clora_exp.store.starts import configured_starts
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import TaskStream, load_stream
 
@@ -140,7 +142,8 @@ def encoded(
     terminal.header(config, stream, folder, device)
     seed_everything(config.seed)
     parent = configured_parent(config)
-    method = Method(config, stream, device, parent and parent[1])
+    starts = configured_starts(config, folder.model_sha256)
+    method = Method(config, stream, device, parent and parent[1], starts)
     terminal.method(method)
     train = [method.encode(t, task, "train") for t, task in enumerate(stream)]
     held_out = [method.encode(t, task, config.eval_split) for t, task in enumerate(stream)]

@@ -15,7 +15,7 @@ import torch
 
 from clora_exp import loop
 from clora_exp.compose import SECTIONS
-from clora_exp.config import ExperimentConfig, structure
+from clora_exp.config import ExperimentConfig
 from clora_exp.environment import describe_environment
 from clora_exp.errors import Differs, RunError
 from clora_exp.evaluation.predictions import read_predictions
@@ -23,6 +23,7 @@ from clora_exp.reports.terminal import Terminal
 from clora_exp.results import RunDirectory
 from clora_exp.runs import StoredRun, read_run
 from clora_exp.session import device_of
+from clora_exp.structuring import structure
 
 FOLDER = ".reproduced"
 

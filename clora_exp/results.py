@@ -40,7 +40,8 @@ from clora_exp.evaluation.cost import TaskCost
 from clora_exp.files import csv_text, folder_written_atomically, place_of, remove_unfinished, write_atomically
 from clora_exp.identity import plain_config, run_folder
 from clora_exp.locks import HOLDER, LOCK, held
-from clora_exp.methods.base import Method, not_exportable
+from clora_exp.methods.base import Method
+from clora_exp.methods.suitable import not_exportable
 from clora_exp.progress import Progress
 from clora_exp.runs import StoredRun, read_run, status_of, unwritable
 from clora_exp.saved import ADAPTER_FORMAT

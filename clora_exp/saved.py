@@ -19,13 +19,14 @@ from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported, Pairs
 from clora_exp.adapters.targets import rank_of
 from clora_exp.compose import SECTIONS
-from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig, structure
+from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig
 from clora_exp.errors import ModelError, RunError, unknown
-from clora_exp.methods.base import not_exportable
+from clora_exp.methods.suitable import not_exportable
 from clora_exp.models.base import TaskModel
 from clora_exp.models.prompts import Told
 from clora_exp.received import is_inside, parse_yaml
 from clora_exp.states import read_state, unpack_layers
+from clora_exp.structuring import structure
 from clora_exp.sums import check_sums
 from clora_exp.tasks.names import listed
 from clora_exp.tasks.stream import Example

@@ -18,8 +18,9 @@ from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.routed import RoutedUpdate
 from clora_exp.config import ExperimentConfig, MethodConfig, ModelConfig, TasksConfig, TrainerConfig
 from clora_exp.errors import ConfigError
-from clora_exp.methods.base import Method, check_strategies, not_exportable, strategy_class
+from clora_exp.methods.base import Method
 from clora_exp.methods.invariant import Invariant, distance, distance_of_all
+from clora_exp.methods.suitable import check_strategies, not_exportable, strategy_class
 from clora_exp.models import vision_encoder
 from clora_exp.models.batches import mixed_batch
 from clora_exp.tasks.sources import digits

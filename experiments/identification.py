@@ -48,7 +48,7 @@ STREAMS = {
     ),
 }
 NUM_FOREIGN = 600  # of each source
-NUM_BACKGROUND = 3000
+NUM_BACKGROUND = 10_000
 NUM_TIMED = 200
 
 

@@ -12,7 +12,7 @@ import clora_exp
 ROOT = Path(clora_exp.__file__).parent
 LAYERS = [  # each may import its own layer and those before it
     {"errors", "discovery", "files", "locks", "processes", "randomness", "received", "__init__"},
-    {"config"},
+    {"config", "structuring"},
     {"tasks", "adapters", "evaluation", "optimizers", "states", "compose", "own_configs", "help"},
     {"models"},
     {"methods"},

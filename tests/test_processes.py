@@ -13,7 +13,7 @@ from test_run import ROOT
 
 from clora_exp import processes
 from clora_exp.errors import ConfigError
-from clora_exp.methods.base import check_strategies
+from clora_exp.methods.suitable import check_strategies
 from clora_exp.runs import read_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "run.py"]

@@ -15,12 +15,12 @@ from trials import content, quiet
 
 from clora_exp import files, identity, loop
 from clora_exp.compose import SECTIONS
-from clora_exp.config import structure
 from clora_exp.errors import Interrupted, RunError
 from clora_exp.loop import run
 from clora_exp.runs import FILES, read_run
 from clora_exp.session import Session
 from clora_exp.states import read_state
+from clora_exp.structuring import structure
 from clora_exp.tasks.stream import load_stream
 
 

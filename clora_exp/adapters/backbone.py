@@ -19,7 +19,7 @@ from clora_exp.adapters.active import Unlearned
 from clora_exp.adapters.exported import Pairs
 from clora_exp.adapters.family import FamilyLayer, not_learned
 from clora_exp.adapters.layer import AdaptedLinear
-from clora_exp.adapters.pairs import joined, merge_into, padded
+from clora_exp.adapters.pairs import joined, merge_into, of_rank, padded, routing_nearest
 from clora_exp.adapters.plain import PlainLinear
 from clora_exp.adapters.targets import check_targets, matches, rank_of, targets_of, wanted
 from clora_exp.config import MethodConfig
@@ -65,6 +65,24 @@ class Adapters:
         for layer in self.layers.values():
             layer.start_task(t, like)
             layer.lora_dropout.train()
+
+    @torch.no_grad()
+    def start_near(self, pairs: Pairs) -> None:
+        """Let the task in training start with an update learned elsewhere, as near to it as its factors can come.
+
+        Factors of its own take it, or its best approximation of their rank; a routing on factors that are fixed takes
+        the nearest one. Layers without a pair, and factors that all tasks share and still train, start as they would.
+        """
+        for name, layer in self.layers.items():
+            if name not in pairs:
+                continue
+            A, B = layer.part("A"), layer.part("B")
+            if "A" in layer.owned:
+                near = padded({"": of_rank(*pairs[name], min(layer.rank, len(pairs[name][0])))}, layer.rank)[""]
+                A.copy_(near[0])
+                B.copy_(near[1] / layer.start_factor)
+            elif "routing" in layer.owned and not A.requires_grad:
+                layer.part("routing").copy_(routing_nearest(A, B, pairs[name]) / layer.start_factor)
 
     def set_dropout(self, is_on: bool) -> None:
         """Let the adapters' dropout act, or not."""

@@ -43,7 +43,29 @@ def joined(first: Pairs, second: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def padded(pairs: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return them at one rank, smaller ones filled up with zeros: not every reader of adapters knows rank patterns."""
-    rank = max(len(A) for A, _ in pairs.values())
+def of_rank(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the best approximation of B A of a rank (Eckart & Young 1936), √Σ Vᵀ (rank, in) and U √Σ (out, rank).
+
+    In double precision. B A is never formed: with B = Q_B T_B and Aᵀ = Q_A T_A the SVD is that of T_B T_Aᵀ (r, r).
+    """
+    Q_B, T_B = torch.linalg.qr(B.double())
+    Q_A, T_A = torch.linalg.qr(A.double().T)
+    U, S, Vh = torch.linalg.svd(T_B @ T_A.T)
+    root = S[:rank].sqrt()
+    return root[:, None] * (Vh[:rank] @ Q_A.T), (Q_B @ U[:, :rank]) * root
+
+
+def routing_nearest(A: Tensor, B: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the R (r, r) for which B R A comes nearest to another pair's update, B⁺ B' A' A⁺, float64."""
+    of_a, of_b = pair[0].to(A.device).double(), pair[1].to(A.device).double()
+    return torch.linalg.pinv(B.double()) @ of_b @ of_a @ torch.linalg.pinv(A.double())
+
+
+def padded(pairs: Pairs, rank: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return them at one rank, smaller ones filled up with zeros: not every reader of adapters knows rank patterns.
+
+    Args:
+        rank: the largest one's if none is named.
+    """
+    rank = rank or max(len(A) for A, _ in pairs.values())
     return {n: (F.pad(A, (0, 0, 0, rank - len(A))), F.pad(B, (0, rank - len(A)))) for n, (A, B) in pairs.items()}

@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   cat lines.txt | python -m clora_exp.inference predict --store adapters --task auto --json
   python -m clora_exp.inference explain --store adapters "Redistribution is permitted provided that"
 """
-FOREIGN = 3000  # texts of no task that are learned from, at most
+FOREIGN = 10_000  # texts of no task that are learned from, at most
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     command("identify", "which task each text is for, or that it is for none")
     command("explain", "one answer: its task and why, its version and hashes, all its labels' probabilities")
     learned = command("learn", "learn to tell the store's tasks apart, from their data", has_texts=False)
-    learned.add_argument("--way", default="combined", help=f"{', '.join(WAYS)} (default: combined)")
+    learned.add_argument("--way", default="examples", help=f"{', '.join(WAYS)} (default: examples)")
     learned.add_argument(
         "--foreign", type=Path, help="a file of texts of no task (default: what packages say of themselves)"
     )

@@ -35,6 +35,7 @@ UNKNOWN = "unknown"
 FORMAT = 1
 FALSE_UNKNOWN = 0.0125
 NUM_CENTRES = 20  # of texts of no task
+MOST_READ = 2500  # texts of no task that the base reads for their centres, and half as many to calibrate
 COSINE_SCALE = 10.0  # cosines beside logits: the regression's penalty then weighs on both alike
 
 Features = Callable[[Sequence[str]], np.ndarray]  # the frozen base's features of texts, (n, d)
@@ -169,7 +170,7 @@ def learned(
     train = [text for task in tasks.values() for text in task.train]
     validation = [text for task in tasks.values() for text in task.validation]
     for_training = [text for i, text in enumerate(foreign) if i % 5]
-    for_calibration = list(foreign[::5])
+    for_calibration = list(foreign[::5])[: MOST_READ // 2]
     tensors: dict[str, Tensor] = {"threshold": torch.zeros((), dtype=torch.float64)}
     terms: list[str] = []
     if way == "descriptions":
@@ -182,7 +183,7 @@ def learned(
         tensors |= {f"words.{n}": torch.from_numpy(np.ascontiguousarray(getattr(words, n))) for n in _WORDS}
     if way in ("centroids", "combined"):
         assert features is not None
-        centres, owners = _centres(tasks, features(train), features(for_training))
+        centres, owners = _centres(tasks, features(train), features(for_training[:MOST_READ]))
         tensors |= {"centres": torch.from_numpy(centres), "owners": torch.from_numpy(owners)}
     if way == "combined":
         assert features is not None

@@ -23,9 +23,9 @@ from clora_exp.compose import CONF, compose_experiment
 from clora_exp.config import MethodConfig
 from clora_exp.errors import CloraError, ConfigError, unknown
 from clora_exp.help import describe
-from clora_exp.methods.base import strategy_class
 from clora_exp.methods.invariant import Invariant
 from clora_exp.methods.strategy import EVERY_SCENARIO
+from clora_exp.methods.suitable import strategy_class
 from clora_exp.own_configs import check_folders, own_folders
 from clora_exp.verification import check, promises
 

@@ -20,18 +20,19 @@ from clora_exp.adapters.active import Active
 from clora_exp.adapters.backbone import Adapters
 from clora_exp.adapters.exported import Exported, Pairs
 from clora_exp.adapters.family import FamilyLayer
-from clora_exp.config import ExperimentConfig, MethodConfig
-from clora_exp.errors import ConfigError, ModelError, unknown
+from clora_exp.config import ExperimentConfig
+from clora_exp.errors import ModelError, unknown
 from clora_exp.evaluation.written import Written
 from clora_exp.methods.outputs import Outputs
+from clora_exp.methods.starts import Start
 from clora_exp.methods.strategy import Answer, Strategy
-from clora_exp.methods.word_outputs import WordOutputs, not_in_words
+from clora_exp.methods.suitable import not_exportable, strategy_class
+from clora_exp.methods.word_outputs import WordOutputs
 from clora_exp.models.backends import checkpoint_layers
 from clora_exp.models.base import TaskModel
 from clora_exp.models.batches import Batch, EncodedSplit
 from clora_exp.models.language import LanguageConfig
 from clora_exp.optimizers import two_groups
-from clora_exp.processes import world_size
 from clora_exp.states import num_bytes
 from clora_exp.tasks.scenario import Scenario
 from clora_exp.tasks.stream import Task, TaskStream
@@ -39,6 +40,12 @@ from clora_exp.tasks.stream import Task, TaskStream
 log = logging.getLogger("clora_exp")
 
 SIMILARITY_EXAMPLES = 256  # of a task: their mean moves by a sixteenth of the examples' own spread
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """Return at most so many of `count` rows, evenly spread: a source may be sorted by class."""
+    most = min(most, count)
+    return [i * count // most for i in range(most)]
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,18 @@ class Method:
         stream: TaskStream,
         device: torch.device | str = "cpu",
         parent: Pairs | None = None,
+        starts: Sequence[Start] = (),
     ) -> None:
         """Build the model on `device` and inject the adapters; draws from torch's global generator.
 
         Args:
             parent: the update that `store.parent` names.
+            starts: what `warm_start=stored` chooses among beside the run's own earlier tasks.
         """
         assert (parent is None) == (config.store.parent is None), "store.parent and its update go together"
         self.config = config.method
         self.task_names = stream.names
+        self.starts = list(starts)
         self.seed, self.batch_size, self.device = config.seed, config.trainer.batch_size, torch.device(device)
         self.precision = config.trainer.precision
         self.learning_rate = config.method.learning_rate or config.trainer.learning_rate
@@ -123,7 +133,10 @@ class Method:
         """Make what the method trains on the task trainable, and nothing else."""
         self.outputs.num_begun = t + 1
         if self.adapters:
-            self.adapters.start_task(self.outputs.slot(t), self._warm_start(t, task))
+            start = self._warm_start(t, task)
+            self.adapters.start_task(self.outputs.slot(t), start if isinstance(start, int) else None)
+            if isinstance(start, Start):
+                self.adapters.start_near(start.pairs())
         if self.config.trainable == "all":
             self.model.backbone.requires_grad_(True)
         for parameter in self.heads_in_session(t):
@@ -135,22 +148,29 @@ class Method:
         if self.adapters:
             self.adapters.set_dropout(True)
 
-    def _warm_start(self, t: int, task: Task) -> int | None:
-        """Return the earlier task that task t starts from: the nearest by the cosine of the tasks' mean features.
+    def _warm_start(self, t: int, task: Task) -> int | Start | None:
+        """Return what task t starts from: the nearest by the cosine of the tasks' mean features, of the run or stored.
 
         The features are the frozen backbone's, of training examples spread evenly; what they are of each task is kept.
+        What was learned on the very same texts is no other task.
         """
         if self.config.warm_start == "none" or self.config.protocol != "sequence":
             return None
         split = self.encode(t, task, "train")
-        count = min(SIMILARITY_EXAMPLES, len(split))
-        rows = [i * len(split) // count for i in range(count)]  # a source may be sorted by class
+        rows = spread_evenly(len(split), SIMILARITY_EXAMPLES)
         self.means[t] = self.outputs.frozen_features(split, rows).cpu().mean(0)
-        similarity = {j: float(F.cosine_similarity(self.means[t], self.means[j], dim=0)) for j in range(t)}
-        if not similarity:
+        near: list[tuple[float, str, int | Start]] = [
+            (float(F.cosine_similarity(self.means[t], self.means[j], dim=0)), self.task_names[j], j) for j in range(t)
+        ]
+        near += [
+            (float(F.cosine_similarity(self.means[t], start.mean, dim=0)), start.label, start)
+            for start in self.starts
+            if start.train_sha256 != task.sha256["train"]
+        ]
+        if not near:
             return None
-        nearest = max(similarity, key=lambda j: similarity[j])
-        log.info("%s starts from %s, cosine %.3f", task.name, self.task_names[nearest], similarity[nearest])
+        similarity, label, nearest = max(near, key=lambda found: found[0])
+        log.info("%s starts from %s, cosine %.3f", task.name, label, similarity)
         return nearest
 
     def parameter_groups(self, t: int) -> list[dict[str, Any]]:
@@ -365,48 +385,3 @@ class Method:
     def _load_strategies(self, states: dict[str, Any]) -> None:
         for name, strategy in zip(self.config.strategies, self.strategies, strict=True):
             strategy.load_state_dict(states[name])
-
-
-def check_strategies(config: ExperimentConfig) -> None:
-    """Look whether the strategies can work in this experiment.
-
-    Raises:
-        ConfigError: one cannot, with the reason.
-    """
-    strategies = {name: strategy_class(name) for name in config.method.strategies}
-    if isinstance(config.model.settings, LanguageConfig) and (reason := not_in_words(config, strategies)):
-        raise ConfigError(reason)
-    for name, strategy in strategies.items():
-        if config.scenario not in strategy.scenarios:
-            have = ", ".join(strategy.scenarios)
-            raise ConfigError(f"scenario={config.scenario}: method.{name} cannot run in it; have: {have}")
-        if world_size() > 1 and strategy.needs_one_process:
-            raise ConfigError(f"method.{name}: runs in one process: {strategy.needs_one_process}; leave torchrun out")
-        if reason := strategy.objection(config):
-            raise ConfigError(f"method.{name}: {reason}")
-
-
-def not_exportable(config: MethodConfig) -> str | None:
-    """Return why what a method learns is no low-rank update of the backbone; None where it is one."""
-    if config.trainable != "adapters":
-        return f"method.trainable={config.trainable}: there is no adapter to export"
-    if config.composition == "columns":
-        return (
-            "method.composition=columns: a column reads others' activations, it is no low-rank update of the backbone"
-        )
-    if config.head != "linear":
-        return f"method.head={config.head}: the exported head is linear"
-    for name in config.strategies:
-        if strategy_class(name).route is not Strategy.route:
-            return f"method.{name} chooses what answers by the input; one low-rank update cannot express that"
-    return None
-
-
-def strategy_class(name: str) -> type[Strategy]:
-    """Return the strategy of that name, the one that its module defines."""
-    module = discovery.strategies.load(name)
-    classes = [value for value in vars(module).values() if isinstance(value, type)]
-    found = [cls for cls in classes if issubclass(cls, Strategy) and cls.__module__ == module.__name__]
-    if len(found) != 1:
-        raise AssertionError(f"methods/{name}.py defines {len(found)} strategies; one file, one strategy")
-    return found[0]

@@ -20,7 +20,7 @@ import torch
 from clora_exp.adapters.active import answering
 from clora_exp.adapters.family import owned_parts
 from clora_exp.compose import SECTIONS
-from clora_exp.config import ExperimentConfig, structure
+from clora_exp.config import ExperimentConfig
 from clora_exp.errors import CloraError, RunError
 from clora_exp.files import place_of, write_atomically
 from clora_exp.models.batches import EncodedSplit
@@ -31,6 +31,7 @@ from clora_exp.reports.found import Found, find_runs
 from clora_exp.reports.time_left import TimeLeft
 from clora_exp.runs import StoredRun, read_run
 from clora_exp.saved import SavedHead, SavedTask, load_head, load_task
+from clora_exp.structuring import structure
 from clora_exp.sums import NAME as SUMS
 from clora_exp.sums import keep_sums
 from clora_exp.tasks.stream import Task, TaskStream, load_stream

@@ -66,7 +66,8 @@ class Store:
         try:
             if is_new and not (path / "store.json").exists():
                 path.mkdir(parents=True, exist_ok=True)
-                if any(not found.name.startswith(".") and not _is_begun(found) for found in path.iterdir()):
+                is_other = any(not found.name.startswith(".") and not _is_begun(found) for found in path.iterdir())
+                if is_other and not (path / "store.json").exists():  # another process may have made it meanwhile
                     raise StoreError(f"{path} holds files and is no store; name a folder that is empty or new")
                 for name in ("tasks", "bases"):
                     (path / name).mkdir(exist_ok=True)

@@ -78,6 +78,9 @@ class Manifest:
     probe: Probe
     stream: list[str]  # the words of run.py that name the tasks it was learned among, e.g. tasks=med_legal_code
     data_sha256: dict[str, str]  # split → fingerprint of what it was trained and measured on
+    mean_feature: list[
+        float
+    ]  # (d,) of the frozen base, over training texts, six digits; none where they were not at hand
     metrics: dict[str, float]  # after training, e.g. accuracy and num_examples
     created: str  # ISO 8601, UTC
     software: dict[str, str]  # package → version

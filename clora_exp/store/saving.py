@@ -28,6 +28,8 @@ from clora_exp.store.container import pack
 from clora_exp.store.encoding import Number, encode
 from clora_exp.store.folder import Store
 from clora_exp.store.manifest import Base, Manifest, Probe, Source, Weights
+from clora_exp.store.starts import data_of, mean_feature
+from clora_exp.tasks.stream import Task
 
 ANSWERING = ("weights", "labels", "base", "parent")  # what decides a version's answers
 PROBES = 3  # of the words that a task is probed with: they are answered again at every loading
@@ -48,11 +50,13 @@ def import_run(store: Store, run: Path, tasks: Iterable[str] | None = None, *, p
     wanted = have if tasks is None else list(tasks)
     if strange := [task for task in wanted if task not in have]:
         raise RunError(f"{run}: " + unknown("task", strange[0], have))
-    return [_import(store, stored, task, promote) for task in wanted]
+    data: dict[str, Task] = {}  # read once
+    return [_import(store, stored, task, data, promote) for task in wanted]
 
 
-def _import(store: Store, run: StoredRun, task: str, promote: bool) -> Manifest:
+def _import(store: Store, run: StoredRun, task: str, data: dict[str, Task], promote: bool) -> Manifest:
     saved = load_task(run.path, task)
+    data.update({} if data else data_of(saved.config))
     tensors, layers, form, basis = folded(saved)
     content, weights = packed(tensors, layers, form, basis_sha256=hashlib.sha256(basis).hexdigest() if basis else None)
     manifest = Manifest(
@@ -67,6 +71,7 @@ def _import(store: Store, run: StoredRun, task: str, promote: bool) -> Manifest:
         probe=probe_of(saved),
         stream=stream_of(run.command),
         data_sha256=dict(saved.manifest["data_sha256"]),
+        mean_feature=mean_feature(saved, data.get(task)),
         metrics=_metrics(run, task),
         created=now(),
         software=software(),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clora_exp.adapters.pairs import of_rank
 from clora_exp.errors import StoreError
 from clora_exp.states import pack_layers, unpack_layers
 from clora_exp.store.encoding import Number
@@ -100,17 +101,9 @@ def truncated(
     new: dict[str, Tensor] = {}
     for part in "AB":
         for name in (key.removeprefix("A/") for key in state if key.startswith("A/")):
-            new[f"{part}/{name}"] = _pair(state[f"A/{name}"], state[f"B/{name}"], rank)["AB".index(part)]
+            new[f"{part}/{name}"] = of_rank(state[f"A/{name}"], state[f"B/{name}"], rank)["AB".index(part)].float()
     packed, of_layers = pack_layers(new)
     return packed | heads, of_layers
-
-
-def _pair(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    Q_B, T_B = torch.linalg.qr(B.double())
-    Q_A, T_A = torch.linalg.qr(A.double().T)
-    U, S, Vh = torch.linalg.svd(T_B @ T_A.T)
-    root = S[:rank].sqrt()
-    return (root[:, None] * (Vh[:rank] @ Q_A.T)).float(), ((Q_B @ U[:, :rank]) * root).float()
 
 
 def check_fits(scheme: Scheme, manifest: Manifest) -> None:

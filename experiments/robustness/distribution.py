@@ -31,7 +31,8 @@ from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.files import write_atomically
 from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
-from clora_exp.methods.base import Method, strategy_class
+from clora_exp.methods.base import Method
+from clora_exp.methods.suitable import strategy_class
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.words import markdown_row
 from clora_exp.runs import read_run

@@ -91,7 +91,7 @@ def test_a_scheme_that_does_not_fit_is_refused(compressor, task: str, scheme: st
 def test_other_data_than_it_was_measured_on_is_refused(made, own_store, tmp_path) -> None:
     import shutil
 
-    from conftest import write_tables
+    from word_tables import write_tables
 
     other = tmp_path / "tables"
     write_tables(other)

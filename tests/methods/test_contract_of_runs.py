@@ -12,7 +12,7 @@ from clora_exp import loop
 from clora_exp.errors import Interrupted
 from clora_exp.evaluation.predictions import accuracy_matrix, read_predictions
 from clora_exp.loop import run
-from clora_exp.methods.base import not_exportable
+from clora_exp.methods.suitable import not_exportable
 from clora_exp.session import Session
 from clora_exp.tasks.stream import load_stream
 

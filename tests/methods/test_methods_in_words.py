@@ -10,7 +10,8 @@ from clora_exp.adapters.active import UNLEARNED, answering
 from clora_exp.errors import ConfigError
 from clora_exp.evaluation.predictions import read_predictions
 from clora_exp.loop import run
-from clora_exp.methods.base import Method, check_strategies
+from clora_exp.methods.base import Method
+from clora_exp.methods.suitable import check_strategies
 from clora_exp.models.batches import mixed_batch
 from clora_exp.tasks.stream import load_stream
 

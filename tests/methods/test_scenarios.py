@@ -7,7 +7,8 @@ from trials import IN_TURN, quiet
 
 from clora_exp.errors import ConfigError
 from clora_exp.loop import run
-from clora_exp.methods.base import Method, check_strategies
+from clora_exp.methods.base import Method
+from clora_exp.methods.suitable import check_strategies
 from clora_exp.randomness import seed_everything
 from clora_exp.session import fit, predict
 from clora_exp.tasks.stream import load_stream

@@ -16,7 +16,6 @@ from trials import quiet
 
 from clora_exp.adapters.active import answering
 from clora_exp.compose import SECTIONS
-from clora_exp.config import structure
 from clora_exp.errors import RunError
 from clora_exp.loop import run
 from clora_exp.methods.base import Method
@@ -24,6 +23,7 @@ from clora_exp.reports import cross, time_left
 from clora_exp.reports.__main__ import main
 from clora_exp.reports.evidence import read_evidence
 from clora_exp.runs import read_run
+from clora_exp.structuring import structure
 from clora_exp.sums import check_sums
 from clora_exp.tasks.stream import TaskStream, load_stream
 

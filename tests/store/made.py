@@ -58,6 +58,7 @@ def manifest_of(task: str, weights: Weights, **changes: Any) -> Manifest:
         probe=Probe(["a word"], [[0.25, -1.5]]),
         stream=["tasks=files"],
         data_sha256={"test": "1" * 64},
+        mean_feature=[0.25, -1.5],
         metrics={"accuracy": 0.5},
         created="2025-01-02T03:04:05Z",
         software={"torch": "2.6.0"},

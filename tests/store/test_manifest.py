@@ -59,6 +59,7 @@ manifests = st.builds(
     weights=weights(),
     probe=st.builds(Probe, st.lists(text, max_size=3), st.lists(st.lists(floats, max_size=3), max_size=3)),
     stream=st.lists(text, max_size=3),
+    mean_feature=st.lists(floats, max_size=3),
     data_sha256=st.dictionaries(text, text, max_size=3),
     metrics=st.dictionaries(text, floats | st.integers(), max_size=3),
     created=text,

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from clora_exp.compose import CONF, compose_experiment
 from clora_exp.methods.__main__ import scenarios_of
-from clora_exp.methods.base import check_strategies
 from clora_exp.methods.outputs import Outputs
+from clora_exp.methods.suitable import check_strategies
 from clora_exp.sweeps.jobs import expand
 from clora_exp.sweeps.sweep import composition
 from clora_exp.tasks.scenario import Scenario
