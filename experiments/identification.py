@@ -35,7 +35,7 @@ from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.reports.time_left import TimeLeft
-from clora_exp.reports.words import markdown_row, size
+from clora_exp.reports.words import markdown_row, size, threads
 from clora_exp.store.folder import Store
 
 ROOT = Path(__file__).parent.parent
@@ -168,7 +168,7 @@ def page(table: pd.DataFrame) -> list[str]:
         "right one, and near enough. Answered: the label is right when the identified task answers; oracle: when the "
         f"task is told. Foreign: up to {NUM_FOREIGN} paragraphs each of documentation that no task is for, the share "
         "that was taken for a task's. Milliseconds are of one text alone, the median of "
-        f"{NUM_TIMED}; torch {torch.__version__}, {torch.get_num_threads()} threads, {psutil.cpu_count(logical=False)} "
+        f"{NUM_TIMED}; torch {torch.__version__}, {threads(torch.get_num_threads())}, {psutil.cpu_count(logical=False)} "
         "cores, no GPU.\n",
     ]
     for name, rows in table.groupby("stream", sort=False):
