@@ -168,8 +168,8 @@ def page(table: pd.DataFrame) -> list[str]:
         "right one, and near enough. Answered: the label is right when the identified task answers; oracle: when the "
         f"task is told. Foreign: up to {NUM_FOREIGN} paragraphs each of documentation that no task is for, the share "
         "that was taken for a task's. Milliseconds are of one text alone, the median of "
-        f"{NUM_TIMED}; torch {torch.__version__}, {threads(torch.get_num_threads())}, {psutil.cpu_count(logical=False)} "
-        "cores, no GPU.\n",
+        f"{NUM_TIMED}; torch {torch.__version__}, {threads(torch.get_num_threads())}, "
+        f"{psutil.cpu_count(logical=False)} cores, no GPU.\n",
     ]
     for name, rows in table.groupby("stream", sort=False):
         names = [source.partition(": ")[2] for source in sources]
