@@ -188,7 +188,7 @@ def growth(store: Store, cycles: int) -> float:
 def found_by_words(path: Path, texts: Sequence[str], rounds: int) -> dict[str, list[float]]:
     """Measure identification by words."""
     place = Place(Store(path))
-    found = learn(place, "examples", package_texts(1000))
+    found = learn(place, "examples", package_texts(10_000))
     return {"identify_ms": of([seconds(lambda text=text: found.find([text])) * 1e3 for text in texts[: 10 * rounds]])}
 
 
