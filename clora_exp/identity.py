@@ -25,7 +25,7 @@ NOT_IN_HASH = (  # what does not change the numbers, and what a seed average spa
 )
 SINCE = {  # fields that came when there were runs already, with what those did: at that value they are not hashed
     "scenario": "task_incremental",
-    "store": {"parent": None},
+    "store.parent": None,
     "method.old_path": "detached",
     "method.composition": "own",
     "method.magnitudes": "fixed",
@@ -84,6 +84,7 @@ def run_hash(config: ExperimentConfig, stream: Facts, model_sha256: str) -> str:
             place = place.get(section, {})
         if place.get(name, ...) == value:
             del place[name]
+    plain = {section: value for section, value in plain.items() if value != {}}  # nothing of it is left
     identity = {"config": plain, "data": stream.fingerprints(), "tasks": stream.names, "model": model_sha256}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -45,7 +45,7 @@ def test_the_configuration_fits_a_screen_and_reads_back_as_what_composes(flag: s
     read = yaml.safe_load(text)
     assert (read["method"]["name"], read["seed"], read["method"]["gate"]) == ("clora_gated", 3, "scalar")
     assert set(read) == {"method", "tasks", "model", "trainer", "scenario", "seed", "data_seed", "eval_split",
-                         "results_dir", "dry_run", "overwrite", "report", "reproduce"}  # fmt: skip
+                         "results_dir", "dry_run", "overwrite", "report", "reproduce", "store"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

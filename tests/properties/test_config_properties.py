@@ -24,9 +24,9 @@ from clora_exp.config import (
     PositiveFloat,
     Targets,
     TrainerConfig,
-    structure,
 )
 from clora_exp.identity import NOT_IN_HASH, SINCE, plain_config, run_hash
+from clora_exp.structuring import structure
 from clora_exp.tasks.stream import Example, Task, TaskStream
 
 FEWER = settings(max_examples=settings.default.max_examples // 2)  # building takes milliseconds
