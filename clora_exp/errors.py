@@ -5,8 +5,10 @@ exception and keeps its traceback.
 """
 
 import difflib
+import os
 import signal
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class CloraError(Exception):
@@ -55,3 +57,15 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> str:
     """Return "unknown <kind> 'value'; have: a, b. Did you mean 'a'?"."""
     have = sorted(choices)
     return f"unknown {kind} {str(value)!r}; have: {', '.join(have) or 'none'}.{nearest(value, have)}"
+
+
+def status_of(do: Callable[[], int]) -> int:
+    """Return a command's exit status: its own, 2 after one line about a mistake, 141 where who reads has enough."""
+    try:
+        return do()
+    except CloraError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

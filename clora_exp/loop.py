@@ -52,23 +52,32 @@ from clora_exp.tasks.stream import TaskStream, load_stream
 log = logging.getLogger("clora_exp")
 
 
-def run(config: ExperimentConfig, command: str, terminal: Terminal, callbacks: Sequence[Callback] = ()) -> RunDirectory:
+def run(
+    config: ExperimentConfig,
+    command: str,
+    terminal: Terminal,
+    callbacks: Sequence[Callback] = (),
+    *,
+    is_stored: bool = True,
+) -> RunDirectory:
     """Train the method on every task in turn, measure every task after each, and keep it all in the run directory.
 
     A finished run is printed, not repeated; an unfinished one goes on where it was, in the middle of a task too.
-    `callbacks` are Lightning's, of every session and evaluation.
+    `callbacks` are Lightning's, of every session and evaluation; with `is_stored` false `store.path` is only read.
     """
     stream, model_sha256 = ingredients(config, terminal)
     folder = (Following if processes.rank() else RunDirectory)(config, stream, model_sha256)
+    path = config.store.path if is_stored and folder.writes else None
+    store = Store(Path(path), is_new=True) if path else None  # one that cannot be is found before anything is learned
     if folder.status == "done" and not config.overwrite and not folder.was_killed:
-        return conclude(folder, terminal)
+        return conclude(folder, terminal, store)
     device = device_of(config.trainer)
     with folder.held(command), Logs(folder, terminal) as logs:
         if folder.status != "done" or config.overwrite:  # another process may have ended it just now
             learn(folder, device, command, terminal, logs, callbacks)
         else:
             folder.tidy()
-        return conclude(folder, terminal)
+        return conclude(folder, terminal, store)
 
 
 def learn(
@@ -196,8 +205,8 @@ def sessions(protocol: str, scenario: Scenario) -> list[Plan]:
     return [Plan(t, [t], [t] if own else [j for j in every if scenario.can_answer(j, t + 1)]) for t in every]
 
 
-def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
-    """Write the report of a finished run where it is wanted and not there yet, and print the result."""
+def conclude(folder: RunDirectory, terminal: Terminal, store: Store | None) -> RunDirectory:
+    """Write the report of a finished run where it is wanted and not there yet, print the result, fill the store."""
     folder.drop_checkpoint()
     processes.wait()
     if folder.writes and folder.config.report and not (folder.path / "report.md").exists():
@@ -206,8 +215,8 @@ def conclude(folder: RunDirectory, terminal: Terminal) -> RunDirectory:
         else:
             terminal.unreported(folder)
     terminal.finished(folder)
-    if folder.writes and (path := folder.config.store.path):
-        terminal.stored(Path(path), import_run(Store(Path(path), is_new=True), folder.path))
+    if store:
+        terminal.stored(store.path, import_run(store, folder.path))
     return folder
 
 

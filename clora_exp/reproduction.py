@@ -72,7 +72,7 @@ def reproduce(path: Path, terminal: Terminal) -> str:
     for line in _changes(recorded, config, terminal, path):
         terminal.console.print(line, markup=False, highlight=False)
     comparison = Comparison(recorded)
-    folder = loop.run(config, recorded.command, terminal, [comparison])
+    folder = loop.run(config, recorded.command, terminal, [comparison], is_stored=False)
     again = folder.read()
     for row in again.history[again.history.metric == "train_loss"].itertuples():
         comparison.look(str(row.task), int(row.step), float(row.value))

@@ -4,13 +4,12 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clora_exp.errors import CloraError, ConfigError
+from clora_exp.errors import ConfigError, status_of
 from clora_exp.inference.identification import UNKNOWN, WAYS, Found, as_plain, check_way
 from clora_exp.reports.time_left import TimeLeft
 
@@ -68,14 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit status: 1 where a text has no answer, 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
-    try:
-        return COMMANDS[options.command](options)
-    except CloraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # who reads, e.g. head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return status_of(lambda: COMMANDS[options.command](options))
 
 
 def _lines(options: argparse.Namespace) -> Iterator[Any]:

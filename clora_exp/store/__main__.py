@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from clora_exp.errors import CloraError
+from clora_exp.errors import status_of
 from clora_exp.reports.words import size
+from clora_exp.store.aliases import Target
 from clora_exp.store.checking import repaired, verify
 from clora_exp.store.collect import Garbage, collect, garbage
 from clora_exp.store.folder import Store
@@ -84,15 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit status: 1 where verify finds damage, 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True, width=1000)
-    try:
-        store = Store(options.store, is_new=options.command == "import")
-        return COMMANDS[options.command](store, options, console)
-    except CloraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # who reads, e.g. head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return status_of(
+        lambda: COMMANDS[options.command](Store(options.store, is_new=options.command == "import"), options, console)
+    )
 
 
 def _list(store: Store, options: argparse.Namespace, console: Console) -> int:
@@ -146,16 +140,16 @@ def _verify(store: Store, options: argparse.Namespace, console: Console) -> int:
 
 
 def _promote(store: Store, options: argparse.Namespace, console: Console) -> int:
-    before = store.aliases(options.task).targets.get("current")
-    target = store.promote(options.task, options.version)
-    print(f"{options.task}: current was {before.version if before else 'none'}, is {target.version} ({target.id[:12]})")
-    return 0
+    return _moved(store, options.task, lambda: store.promote(options.task, options.version))
 
 
 def _rollback(store: Store, options: argparse.Namespace, console: Console) -> int:
-    before = store.resolve(options.task)
-    target = store.rollback(options.task)
-    print(f"{options.task}: current was {before.version}, is {target.version} ({target.id[:12]})")
+    return _moved(store, options.task, lambda: store.rollback(options.task))
+
+
+def _moved(store: Store, task: str, move: Callable[[], Target]) -> int:
+    before, target = store.aliases(task).targets.get("current"), move()
+    print(f"{task}: current was {before.version if before else 'none'}, is {target.version} ({target.id[:12]})")
     return 0
 
 

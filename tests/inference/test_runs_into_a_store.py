@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from clora_exp.errors import ConfigError
+from clora_exp.errors import ConfigError, StoreError
 from clora_exp.loop import run
 from clora_exp.reports.terminal import Terminal
 from clora_exp.runs import read_run
@@ -45,4 +45,18 @@ def test_another_seed_is_another_version(tiny, tmp_path) -> None:
 def test_what_cannot_be_stored_is_refused_before_it_is_learned(tiny, tmp_path, method: str) -> None:
     with pytest.raises(ConfigError, match=rf"store\.path={tmp_path}/store: method\.(trainable|composition)="):
         run(tiny(f"method={method}", f"store.path={tmp_path / 'store'}"), "", Terminal.silent())
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_that_is_no_store_is_refused_before_anything_is_learned(tiny, tmp_path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="holds files and is no store; name a folder that is empty or new"):
+        run(tiny("method=lora", f"store.path={tmp_path / 'store'}"), "", Terminal.silent())
+    assert not list(tmp_path.rglob("accuracy_matrix.csv"))
+
+
+def test_a_run_that_is_only_repeated_puts_nothing_into_the_store(tiny, tmp_path) -> None:
+    config = tiny("method=lora", f"store.path={tmp_path / 'store'}")
+    run(config, "", Terminal.silent(), is_stored=False)
     assert not (tmp_path / "store").exists()
