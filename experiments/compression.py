@@ -70,7 +70,7 @@ def main() -> None:
     write_atomically(options.out / "compression.csv", table.to_csv(index=False, float_format="%.6g").encode())
     summary = table.groupby(["method", "scheme"], sort=False)[["bytes", "accuracy", "changed"]].mean().reset_index()
     draw(summary, options.out / "frontier.png")
-    lines = page(summary, pd.DataFrame(stages))
+    lines = page(summary, pd.DataFrame(stages), options.precision)
     write_atomically(options.out / "README.md", ("\n".join(lines) + "\n").encode())
     print(f"{options.out}/README.md")
 
@@ -133,11 +133,11 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
-def page(summary: pd.DataFrame, stages: pd.DataFrame) -> list[str]:
+def page(summary: pd.DataFrame, stages: pd.DataFrame, precision: str) -> list[str]:
     """Return the lines of the page."""
     lines = [
         "# How small can stored tasks be?\n",
-        "`python experiments/compression.py`\n",
+        f"`python experiments/compression.py --precision {precision}`\n",
         "Means over medical, legal and code; test texts of each. Changed: answers that are others than before. On the "
         "front: no other scheme of the method is smaller and more accurate.\n",
         "![Accuracy against bytes](frontier.png)\n",

@@ -4,9 +4,9 @@
 - medical, over healthcare: a disease of circulation, breathing or digestion → its block, up to 20 each;
 - surgery: an injury → its block, 2, 4 or 8 texts each, over nothing, over healthcare, over medical (over healthcare).
 
-Run: python experiments/hierarchy.py [--seeds 0,1,2,3,4] (about twenty minutes on two cores). A seed draws the texts and
-trains; every run is an ordinary `python run.py tasks=files … store.parent=…` with 100 steps for surgery: what is
-finished is not repeated. Writes results/hierarchy/ (README.md, runs.csv).
+Run: python experiments/hierarchy.py [--seeds 0,1,2,3,4] (three quarters of an hour on one thread). A seed draws the
+texts and trains; every run is an ordinary `python run.py tasks=files … store.parent=…`, with 100 steps for surgery: what
+is finished is not repeated. Writes results/hierarchy/ (README.md, runs.csv).
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "runs.csv", table.to_csv(index=False).encode())
-    write_atomically(options.out / "README.md", ("\n".join(page(table)) + "\n").encode())
+    write_atomically(options.out / "README.md", ("\n".join(page(table, options.precision)) + "\n").encode())
     print(f"{options.out}/README.md")
 
 
@@ -161,12 +161,12 @@ def learn(words: Sequence[str], store: Path, parent: str | None, tasks: Sequence
     return float(read_run(folder.path).matrix.values[1][0])
 
 
-def page(table: pd.DataFrame) -> list[str]:
+def page(table: pd.DataFrame, precision: str) -> list[str]:
     """Return the lines of the page."""
     num = table["seed"].nunique()
     lines = [
         "# Does a parent help a child with few examples?\n",
-        "`python experiments/hierarchy.py`\n",
+        f"`python experiments/hierarchy.py --precision {precision}`\n",
         "healthcare: a diagnosis → its chapter, of 21, 80 texts each. medical, over healthcare: a disease of "
         "circulation, breathing or digestion → its block, up to 20 texts each. surgery: an injury → its block, with "
         "few texts, over nothing, over healthcare, over medical over healthcare; 100 steps. Accuracy on up to "

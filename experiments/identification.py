@@ -69,7 +69,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
     write_atomically(options.out / "identification.csv", table.to_csv(index=False, float_format="%.5g").encode())
-    write_atomically(options.out / "README.md", ("\n".join(page(table)) + "\n").encode())
+    write_atomically(options.out / "README.md", ("\n".join(page(table, options.precision)) + "\n").encode())
     print(f"{options.out}/README.md")
 
 
@@ -156,12 +156,12 @@ def timed(found: Identification, texts: Sequence[str], features: Any) -> float:
     return statistics.median(took) * 1e3
 
 
-def page(table: pd.DataFrame) -> list[str]:
+def page(table: pd.DataFrame, precision: str) -> list[str]:
     """Return the lines of the page."""
     sources = [name for name in table.columns if name.startswith("taken for known: ")]
     lines = [
         "# Which task is a text for?\n",
-        "`python experiments/identification.py`\n",
+        f"`python experiments/identification.py --precision {precision}`\n",
         "The ways are those of `clora_exp/inference/identification.py`; what is learned uses training and validation "
         f"texts, these figures the test texts. The threshold gives up {FALSE_UNKNOWN:.2%} of the tasks' own validation "
         "texts. Nearest: the nearest task is the right one, whether or not it is near enough. Identified: it is the "
