@@ -5,8 +5,8 @@
 - surgery: an injury → its block, 2, 4 or 8 texts each, over nothing, over healthcare, over medical (over healthcare).
 
 Run: python experiments/hierarchy.py [--seeds 0,1,2,3,4] (three quarters of an hour on one thread). A seed draws the
-texts and trains; every run is an ordinary `python run.py tasks=files … store.parent=…`, with 100 steps for surgery: what
-is finished is not repeated. Writes results/hierarchy/ (README.md, runs.csv).
+texts and trains; every run is an ordinary `python run.py tasks=files … store.parent=…`, with 100 steps for surgery:
+what is finished is not repeated. Writes results/hierarchy/ (README.md, runs.csv).
 """
 
 import argparse
