@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--peft-most", type=int, default=100, help="adapters that PEFT is measured up to (default 100)")
     parser.add_argument("--cycles", type=int, default=1000, help="loads and unloads (default 1000)")
     parser.add_argument("--rounds", type=int, default=30, help="measurements of each side (default 30)")
+    parser.add_argument("--foreign", type=int, default=10_000, help="texts of no task that are learned (default 10000)")
     parser.add_argument("--store", type=Path, default=ROOT / "results" / "stores" / "med_legal_code", help="of the run")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks", help="the page's folder")
     options = parser.parse_args()
@@ -87,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store", is_new=True)
         texts = many(Store(options.store), store, max(*counts, BATCH))
-        found = alone(store, texts, options.rounds) | found_by_words(options.store, texts, options.rounds)
+        found = alone(store, texts, options.rounds) | by_words(options.store, texts, options.rounds, options.foreign)
         found["growth_mb"] = [growth(store, options.cycles)]
         rates = served(store, texts, counts, options.rounds, options.peft_most)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -185,10 +186,10 @@ def growth(store: Store, cycles: int) -> float:
     return (process.memory_info().rss - before) / 1e6
 
 
-def found_by_words(path: Path, texts: Sequence[str], rounds: int) -> dict[str, list[float]]:
+def by_words(path: Path, texts: Sequence[str], rounds: int, foreign: int) -> dict[str, list[float]]:
     """Measure identification by words."""
     place = Place(Store(path))
-    found = learn(place, "examples", package_texts(10_000))
+    found = learn(place, "examples", package_texts(foreign))
     return {"identify_ms": of([seconds(lambda text=text: found.find([text])) * 1e3 for text in texts[: 10 * rounds]])}
 
 

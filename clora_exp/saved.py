@@ -109,7 +109,7 @@ def load_task(run: Path, task: str, *, as_it_ran: bool = False) -> SavedTask:
     model.knows_task = config.scenario == "task_incremental"
     try:
         settings, targets = _of_one_task(config.method, state), config.model.settings.target_modules
-        adapters = Adapters(model.backbone, settings, targets, _parent(run, folder, manifest))
+        adapters = Adapters(model.backbone, settings, targets, _parent(run, folder, manifest), awaits_state=True)
         adapters.add_state(state)
         SavedHead.of(manifest, tensors).answer_in(model)
     except (KeyError, ValueError, RuntimeError) as error:

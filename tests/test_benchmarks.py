@@ -78,3 +78,19 @@ def test_the_long_sequence_benchmark_ends_with_its_figures_by_name(tmp_path: Pat
     assert all(figures[f"{what}_grown_{name}"] <= 0 for what in ("descriptors", "threads") for name in methods)
     assert {"train_ratio", "evaluation_growth", "start_s_help", "start_s_cfg_job", "rest_growth"} <= set(figures)
     assert "## Memory" in (tmp_path / "long_sequence.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_stored_tasks_benchmark_ends_with_its_figures_by_name(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    few = ["trainer.max_steps=1", "tasks.icd10.test_per_class=1", "tasks.licences.test_per_class=2", "report=false"]
+    words = ["method=clora_xs", "tasks.libraries.test_per_class=1", f"results_dir={tmp_path}", f"store.path={store}"]
+    subprocess.run([sys.executable, "run.py", *few, *words], cwd=ROOT, check=True, capture_output=True)
+    words = ["--tasks", "1,3", "--peft-most", "3", "--cycles", "3", "--rounds", "2", "--foreign", "100"]
+    figures = figures_of("stored_tasks", *words, "--store", str(store), "--out", str(tmp_path))
+    rates = {f"{side}_{count}" for side in ("engine", "peft", "cache") for count in (1, 3)}
+    alone = {"cold_load_ms", "switch_p99_ms", "mixed_over_bare", "one_task_over_bare", "identify_ms", "rollback_ms"}
+    lists = {"list_1000_s", "list_1000_process_s", "reindex_1000_s"}
+    assert set(figures) == rates | alone | lists | {"growth_mb"}
+    assert all(figures[name] > 0 for name in rates | alone | lists)
+    assert (tmp_path / "stored_tasks.md").read_text().count("\n| ") == 2 + len(alone | lists) + 1 + 2 + 2

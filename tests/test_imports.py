@@ -56,8 +56,10 @@ def test_imports_point_downwards(path: Path) -> None:
         assert LEVEL[name] <= LEVEL[own], f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["clora_exp.compose", "clora_exp.tasks.stream", "clora_exp.config"])
-def test_configuration_and_tasks_import_no_torch(module: str) -> None:
+@pytest.mark.parametrize(
+    "module", ["clora_exp.compose", "clora_exp.tasks.stream", "clora_exp.config", "clora_exp.store.__main__"]
+)
+def test_configuration_tasks_and_lists_of_the_store_import_no_torch(module: str) -> None:
     """Composing loads the torch of the one model kind it names; its error words and --help need none."""
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -37,11 +37,14 @@ class Adapters:
         settings: MethodConfig,
         default_targets: list[str] | str | None,
         parent: Pairs | None = None,
+        *,
+        awaits_state: bool = False,
     ) -> None:
         """Inject into `backbone` in place; it is frozen, what trains is chosen task by task.
 
         Args:
             parent: an update that all tasks have beneath their own, W0 + Δ_parent + Δ: it is added to the weights here.
+            awaits_state: `add_state` comes next; it brings the basis, whose SVD would take most of the time.
 
         Raises:
             ModelError: target modules that match no linear layer, with what there is; a parent that does not fit.
@@ -57,6 +60,8 @@ class Adapters:
         self.settings = settings
         self._is_whole = False
         self.layers = {name: m for name, m in backbone.named_modules() if isinstance(m, FamilyLayer)}
+        for layer in self.layers.values() if settings.basis == "svd" and not awaits_state else ():
+            layer.use_svd_basis()
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
 

@@ -93,8 +93,6 @@ class FamilyLayer(nn.Module):
             setattr(self, f"lora_{part}", nn.ParameterDict({NAME: nn.Parameter(value)}))
         if settings.routing == "additive":
             self.register_buffer("lora_routing_old", like.new_zeros(r, r, dtype=whole))
-        if settings.basis == "svd":
-            self._use_svd_basis()
         self.adapter_layer_names = (*type(self).adapter_layer_names, *(f"lora_{part}" for part in parts))
         self.parts = ("A", "B", *parts)
         self.owned = owned_parts(settings)
@@ -126,7 +124,7 @@ class FamilyLayer(nn.Module):
         return holder._modules[NAME]._parameters["weight"] if part in ("A", "B") else holder._parameters[NAME]
 
     @torch.no_grad()
-    def _use_svd_basis(self) -> None:
+    def use_svd_basis(self) -> None:
         """Set B = U_r Σ_r^½ and A = Σ_r^½ V_rᵀ of W0 = U Σ Vᵀ (Bałazy et al. 2024, arXiv 2405.17604, frozen factors).
 
         Differs: Σ is halved between the factors, so both have the same size; each singular pair's sign is fixed by its

@@ -69,10 +69,7 @@ class Place:
         Raises:
             StoreError: it is damaged, gone, or another than was meant.
         """
-        stored = self.store.read(task, target.version)
-        if stored.id != target.id:
-            raise StoreError(f"{task}@{target.version}: its id is {stored.id[:12]}, not {target.id[:12]}")
-        return stored
+        return self.store.read(task, target)
 
     def basis(self, sha256: str) -> dict[str, Tensor]:
         """Return the factors that versions share."""

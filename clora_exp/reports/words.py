@@ -1,9 +1,11 @@
 """Numbers and results in words, the same in the terminal and in the report."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from clora_exp.evaluation.metrics import Metric
-from clora_exp.runs import StoredRun
+if TYPE_CHECKING:  # a list of stored tasks needs no pandas
+    from clora_exp.evaluation.metrics import Metric
+    from clora_exp.runs import StoredRun
 
 METRICS = {
     "average_accuracy": "accuracy over all tasks at the end",
@@ -36,7 +38,7 @@ def signed(value: float, decimals: int) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def sentence(run: StoredRun) -> str:
+def sentence(run: "StoredRun") -> str:
     """Return the result in one sentence."""
     metrics, name = run.metrics, run.method
     average, learning = _value(metrics, "average_accuracy"), _value(metrics, "learning_accuracy")
@@ -107,5 +109,5 @@ def threads(count: int) -> str:
     return f"{count} thread{'' if count == 1 else 's'}"
 
 
-def _value(metrics: dict[str, Metric], name: str) -> float | None:
+def _value(metrics: "dict[str, Metric]", name: str) -> float | None:
     return metrics[name].value if name in metrics else None

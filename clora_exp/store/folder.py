@@ -21,21 +21,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from clora_exp.errors import StoreError, unknown
 from clora_exp.files import folder_written_atomically, place_of, remove_unfinished, write_atomically
 from clora_exp.store.aliases import ALIASES, Aliases, Target
-from clora_exp.store.container import unpack
-from clora_exp.store.manifest import SHA256, VERSION, Manifest, number_of, read_manifest
-from clora_exp.store.opening import MANIFEST, SUMS, WEIGHTS, opened
+from clora_exp.store.manifest import MANIFEST, SHA256, SUMS, VERSION, WEIGHTS, Manifest, number_of, read_manifest
+
+if TYPE_CHECKING:  # a list, a promotion, a rollback read no tensors: without torch they are there at once
+    from torch import Tensor
 
 FORMAT = 1
 TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 RESERVED = ("auto", "unknown")  # in place of a task, and of no task: see inference/identification.py
 MOST_PARENTS = 8  # above each other
+MOST_BYTES = 1 << 30  # of a file; a larger one is not read
 PATIENCE_S = 60.0  # for another writer: the longest write is a large adapter's
 
 
@@ -45,7 +47,7 @@ class Stored:
 
     manifest: Manifest
     id: str
-    tensors: dict[str, Tensor]  # float32, as manifest.weights.layers names them, and head.weight, head.bias
+    tensors: "dict[str, Tensor]"  # float32, as manifest.weights.layers names them, and head.weight, head.bias
 
     @property
     def label(self) -> str:
@@ -134,32 +136,45 @@ class Store:
         Raises:
             StoreError: there is none.
         """
+        return self._meant(task, which)[0]
+
+    def _meant(self, task: str, which: str) -> tuple[Target, Manifest | None]:
+        """Return what `resolve` does, and the manifest where it had to be read."""
         aliases = self.aliases(task)
         if which in aliases.targets:
-            return aliases.targets[which]
+            return aliases.targets[which], None
         if which in ALIASES:
             raise StoreError(f"task {task!r} has no {which} version; have: {', '.join(self.versions(task)) or 'none'}")
         versions = self.versions(task)
         if which in versions:
-            return Target(which, self._manifest(task, which)[1])
+            manifest, found = self._manifest(task, which)
+            return Target(which, found), manifest
         if re.fullmatch(r"[0-9a-f]{8,64}", which):
             for version in versions:
                 try:
-                    found = self._manifest(task, version)[1]
+                    manifest, found = self._manifest(task, version)
                 except StoreError:  # damaged; another may be meant
                     continue
                 if found.startswith(which):
-                    return Target(version, found)
+                    return Target(version, found), manifest
         raise StoreError(f"task {task!r}: " + unknown("version", which, [*aliases.targets, *versions]))
 
-    def manifest(self, task: str, which: str = "current") -> Manifest:
+    def look_up(self, task: str, which: str | Target) -> tuple[Target, Manifest]:
+        """Return which version is meant, and its manifest, which is read once.
+
+        Raises:
+            StoreError: there is none, or it is damaged or another than was meant.
+        """
+        target, manifest = (which, None) if isinstance(which, Target) else self._meant(task, which)
+        return target, manifest or self._checked_manifest(task, target)
+
+    def manifest(self, task: str, which: str | Target = "current") -> Manifest:
         """Return what a version says of itself.
 
         Raises:
             StoreError: there is none, or it is damaged.
         """
-        target = self.resolve(task, which)
-        return self._checked_manifest(task, target)
+        return self.look_up(task, which)[1]
 
     def checked(self, task: str, version: str) -> Manifest:
         """Return the manifest of a version by its name, without looking at aliases.
@@ -169,15 +184,16 @@ class Store:
         """
         return self._manifest(task, version)[0]
 
-    def read(self, task: str, which: str = "current") -> Stored:
+    def read(self, task: str, which: str | Target = "current") -> Stored:
         """Return a version with its tensors, hashed and strictly checked.
 
         Raises:
             StoreError: there is none, or anything of it is damaged, missing, left over, NaN or too large.
         """
-        target = self.resolve(task, which)
+        from clora_exp.store.opening import opened
+
+        target, manifest = self.look_up(task, which)
         try:
-            manifest = self._checked_manifest(task, target)
             content = _bytes_of(self.folder(task) / target.version / WEIGHTS)
         except FileNotFoundError as error:  # collected meanwhile
             raise StoreError(f"{task}@{target.version}: {error.filename} is gone") from error
@@ -185,12 +201,14 @@ class Store:
             raise StoreError(f"{task}@{target.version}: {place_of(error, self.path)}") from error
         return Stored(manifest, target.id, opened(manifest, content))
 
-    def basis(self, sha256: str) -> dict[str, Tensor]:
+    def basis(self, sha256: str) -> "dict[str, Tensor]":
         """Return fixed factors that versions share: "A/<module>" (r, in) and "B/<module>" (out, r).
 
         Raises:
             StoreError: they are not there, or damaged.
         """
+        from clora_exp.store.container import unpack
+
         if not SHA256.fullmatch(sha256):
             raise StoreError(f"{sha256!r} is no SHA-256")
         try:
@@ -255,6 +273,8 @@ class Store:
         Raises:
             StoreError: content and manifest do not fit each other, or the store cannot be written.
         """
+        from clora_exp.store.opening import opened
+
         try:
             read_manifest(replace(manifest, version="v1").to_bytes())
         except ValueError as error:
@@ -360,4 +380,6 @@ def _bytes_of(path: Path) -> bytes:
     """Read a file of the store, not a link to another."""
     if path.is_symlink() or path.parent.is_symlink():
         raise StoreError(f"{path} is a link; a store holds its files itself")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise StoreError(f"{path} has {size:,} bytes; at most {MOST_BYTES:,} are read")
     return path.read_bytes()

@@ -15,7 +15,7 @@ from clora_exp.errors import StoreError
 from clora_exp.files import write_atomically
 from clora_exp.store.aliases import NAME, Aliases
 from clora_exp.store.folder import TASK, Store
-from clora_exp.store.opening import MANIFEST, SUMS, WEIGHTS
+from clora_exp.store.manifest import MANIFEST, SUMS, WEIGHTS
 
 INDEX, FORMAT = "index.json", 1
 
@@ -77,7 +77,7 @@ def _rows(store: Store, task: str) -> list[dict[str, Any]]:
 
 def _row(store: Store, task: str, version: str, aliases: list[str]) -> Row:
     try:
-        manifest = store.manifest(task, version)
+        target, manifest = store.look_up(task, version)
     except StoreError as error:
         return Row(task, version, "", "", 0, 0, None, "", "", sorted(aliases), str(error))
     folder = store.folder(task) / version
@@ -85,7 +85,7 @@ def _row(store: Store, task: str, version: str, aliases: list[str]) -> Row:
     return Row(
         task,
         version,
-        manifest.id,
+        target.id,
         str(manifest.method.get("name", "")),
         manifest.weights.rank,
         num_bytes if (folder / WEIGHTS).exists() else 0,

@@ -16,6 +16,7 @@ from typing import Any
 from clora_exp.errors import StoreError
 
 FORMAT = 1
+MANIFEST, WEIGHTS, SUMS = "manifest.json", "adapter.clora", "SHA256SUMS"  # the files of a version
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 MAX_BYTES = 1 << 24  # of a manifest; ours have 5 kB
@@ -91,8 +92,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON."""
-        plain = dataclasses.asdict(self)
-        return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(self, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_table)
+        return (text + "\n").encode()
 
     @property
     def id(self) -> str:
@@ -103,6 +104,10 @@ class Manifest:
     def number(self) -> int:
         """3 of v3."""
         return number_of(self.version)
+
+
+def _table(entry: Any) -> dict[str, Any]:
+    return {one.name: getattr(entry, one.name) for one in dataclasses.fields(entry)}
 
 
 def number_of(version: str) -> int:
@@ -177,6 +182,8 @@ def _built(kind: Any, value: Any, where: str) -> Any:
     if origin is list:
         if not isinstance(value, list):
             raise StoreError(f"manifest: {key} is no list")
+        if arguments[0] in (float, str) and {*map(type, value)} <= {arguments[0]}:
+            return value  # a probe has hundreds of numbers
         return [_built(arguments[0], entry, f"{key}[{i}].") for i, entry in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):

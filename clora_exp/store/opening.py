@@ -8,9 +8,7 @@ from torch import Tensor
 from clora_exp.errors import StoreError
 from clora_exp.store.container import unpack
 from clora_exp.store.encoding import Encoding, decode
-from clora_exp.store.manifest import Manifest
-
-MANIFEST, WEIGHTS, SUMS = "manifest.json", "adapter.clora", "SHA256SUMS"
+from clora_exp.store.manifest import WEIGHTS, Manifest
 
 
 def opened(manifest: Manifest, content: bytes) -> dict[str, Tensor]:

@@ -47,7 +47,10 @@ def make(settings: MethodConfig) -> AdaptedLinear:
     base = nn.Linear(10, 8, dtype=torch.float64).requires_grad_(False)
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha)
     layer = AdaptedLinear(base, NAME, settings=settings, config=config, r=settings.rank, lora_alpha=settings.alpha)
-    return layer.double()
+    layer = layer.double()
+    if settings.basis == "svd":
+        layer.use_svd_basis()
+    return layer
 
 
 def learn(layer: AdaptedLinear, t: int, seed: int) -> None:

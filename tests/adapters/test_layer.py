@@ -220,6 +220,8 @@ def test_conv1d_of_gpt2_is_adapted_as_the_same_linear_layer_is(settings: MethodC
     base.bias.copy_(linear.base_layer.bias)
     config = LoraConfig(r=4, lora_alpha=6.0, fan_in_fan_out=True)
     conv = AdaptedLinear(base, NAME, settings=settings, config=config, r=4, lora_alpha=6.0).double()
+    if settings.basis == "svd":
+        conv.use_svd_basis()
     conv.part("A").data.copy_(linear.part("A"))
     x = torch.randn(2, 3, 10, dtype=torch.float64)
     for layer in (linear, conv):

@@ -17,7 +17,7 @@ from made import basis_of, content_of, files_of, published, replaced, routed_of,
 
 from clora_exp.errors import StoreError
 from clora_exp.store.checking import verify
-from clora_exp.store.folder import Store
+from clora_exp.store.folder import MOST_BYTES, Store
 from clora_exp.store.index import listing
 from clora_exp.store.opening import opened
 
@@ -61,6 +61,14 @@ def test_a_file_of_the_right_hash_that_is_none_is_refused() -> None:
         weights = replace(manifest.weights, sha256=hashlib.sha256(found).hexdigest(), num_bytes=len(found))
         with pytest.raises(StoreError, match="legal@v1: it is "):
             opened(replace(manifest, weights=weights), found)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "adapter.clora", "SHA256SUMS"])
+def test_a_file_that_has_grown_beyond_all_measure_is_not_read(store: Store, name: str) -> None:
+    published(store)
+    os.truncate(store.path / "tasks/legal/v1" / name, MOST_BYTES + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(StoreError, match=r"has 1,073,741,825 bytes; at most 1,073,741,824 are read"):
+        store.read("legal")
 
 
 def test_a_changed_manifest_is_refused(store: Store) -> None:
