@@ -3,16 +3,17 @@
 Run: python experiments/compression.py (half an hour on two cores, beside ordinary runs of `lora_per_task` and
 `clora_xs` on `med_legal_code` into a store each, which are not repeated where they are finished). Every scheme below,
 of `clora_exp/store/schemes.py`, is applied to the three tasks and measured on their test texts; nothing is kept.
-Writes results/compression/ (README.md, compression.csv, frontier.png).
+Writes results/compression/ (README.md, compression.csv, steps.csv, frontier.png); with --page the page and the figure
+alone, from the two tables that are there.
 """
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from clora_exp.compose import compose_experiment
 from clora_exp.files import write_atomically
@@ -21,9 +22,10 @@ from clora_exp.inference.places import Place
 from clora_exp.interrupts import ended_in_order
 from clora_exp.loop import run
 from clora_exp.reports.figures import PALETTE
-from clora_exp.reports.scatter import pareto_front
+from clora_exp.reports.placing import place_labels
+from clora_exp.reports.scatter import new_figure, pareto_front
 from clora_exp.reports.terminal import Terminal
-from clora_exp.reports.words import markdown_row, size
+from clora_exp.reports.words import markdown_row, signed, size
 from clora_exp.store.encoding import Number
 from clora_exp.store.folder import Store
 from clora_exp.store.saving import packed
@@ -33,6 +35,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "results" / "compression"
 EVERY = ["bf16", "fp16", "int8", "int8+zstd19", "prune0.5", "prune0.7", "prune0.9", "prune0.5+int8", "prune0.7+int8"]
 RANKS = ["svd8", "svd4", "svd8+int8", "distil8", "distil8+int8", "distil4+int8", "distil8+prune0.7+int8"]
+STORED = "as stored"
 SCHEMES = {"lora_per_task": [*EVERY, *RANKS], "clora_xs": EVERY}
 NUMBERS: list[Number] = ["float32", "bfloat16", "int8"]
 
@@ -42,37 +45,51 @@ def main() -> None:
     parser.add_argument("--stores", type=Path, default=ROOT / "results" / "stores", help="where the stores are made")
     parser.add_argument("--precision", default="32-true", help="trainer.precision of the runs (default 32-true)")
     parser.add_argument("--most", type=int, help="test texts of each task (default: all)")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder to write")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    stages: list[dict[str, Any]] = []
-    for method, schemes in SCHEMES.items():
-        path = options.stores / f"med_legal_code-{method}"
-        words = [f"method={method}", "tasks=med_legal_code", f"store.path={path}"]
-        words.append(f"trainer.precision={options.precision}")
-        run(compose_experiment(words), " ".join(["python run.py", *words]), Terminal())
-        store = Store(path)
-        compressor = Compressor(Place(store), max_examples=options.most)
-        for task in store.tasks():
-            stages += lossless(method, store, task)
-            for scheme in schemes:
-                made = compressor.compress(task, scheme, "v1", keep=False)
-                row = {"method": method, "task": task, "scheme": scheme, "bytes": made.bytes_after}
-                rows.append(
-                    row | {"accuracy": made.after.accuracy, "changed": made.num_changed / made.after.num_examples}
-                )
-                print(f"{method} {task} {scheme}: {size(made.bytes_after)}, {made.after.accuracy:.4f}", flush=True)
-            before = compressor.before(store.read(task, "v1"))
-            row = {"method": method, "task": task, "scheme": "as stored", "changed": 0.0, "accuracy": before.accuracy}
-            rows.append(row | {"bytes": store.manifest(task, "v1").weights.num_bytes})
     options.out.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows)
-    write_atomically(options.out / "compression.csv", table.to_csv(index=False, float_format="%.6g").encode())
-    summary = table.groupby(["method", "scheme"], sort=False)[["bytes", "accuracy", "changed"]].mean().reset_index()
+    tables = {name: options.out / f"{name}.csv" for name in ("compression", "steps")}
+    if not options.page:
+        for name, rows in zip(tables, measured(options.stores, options.precision, options.most), strict=True):
+            content = pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
+            write_atomically(tables[name], content.encode())
+    table, steps = (pd.read_csv(path) for path in tables.values())
+    table["variance"] = table["changed"] / table["num_examples"]
+    summary = table.groupby(["method", "scheme"], sort=False).mean(numeric_only=True).reset_index()
+    summary["chance"] = 1.96 * (summary["variance"] / table["task"].nunique()) ** 0.5
     draw(summary, options.out / "frontier.png")
-    lines = page(summary, pd.DataFrame(stages), options.precision)
+    lines = page(summary, steps, options.precision)
     write_atomically(options.out / "README.md", ("\n".join(lines) + "\n").encode())
     print(f"{options.out}/README.md")
+
+
+Rows = list[dict[str, Any]]
+
+
+def measured(stores: Path, precision: str, most: int | None) -> tuple[Rows, Rows]:
+    """Return what every scheme makes of every task, and what the steps that lose nothing do."""
+    rows: Rows = []
+    steps: Rows = []
+    for method, schemes in SCHEMES.items():
+        path = stores / f"med_legal_code-{method}"
+        words = [f"method={method}", "tasks=med_legal_code", f"store.path={path}", f"trainer.precision={precision}"]
+        run(compose_experiment(words), " ".join(["python run.py", *words]), Terminal())
+        store = Store(path)
+        compressor = Compressor(Place(store), max_examples=most)
+        for task in store.tasks():
+            steps += lossless(method, store, task)
+            before = compressor.before(store.read(task, "v1"))
+            of_all = {"method": method, "task": task, "num_examples": before.num_examples}
+            stored = store.manifest(task, "v1").weights.num_bytes
+            rows.append(of_all | {"scheme": STORED, "bytes": stored, "accuracy": before.accuracy, "changed": 0.0})
+            for scheme in schemes:
+                made = compressor.compress(task, scheme, "v1", keep=False)
+                changed = made.num_changed / before.num_examples
+                found = {"bytes": made.bytes_after, "accuracy": made.after.accuracy, "changed": changed}
+                rows.append(of_all | {"scheme": scheme, **found})
+                print(f"{method} {task} {scheme}: {size(made.bytes_after)}, {made.after.accuracy:.4f}", flush=True)
+    return rows, steps
 
 
 def lossless(method: str, store: Store, task: str) -> list[dict[str, Any]]:
@@ -110,27 +127,35 @@ STEPS = {
 
 
 def draw(summary: pd.DataFrame, path: Path) -> None:
-    """Draw accuracy over bytes with the front of each method."""
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+    """Draw accuracy over bytes with the front of each method; what zstd 19 adds is too little to be seen."""
     methods = list(summary["method"].unique())
-    figure, axes = plt.subplots(1, len(methods), figsize=(6.4 * len(methods), 4.8), sharey=True, layout="constrained")
-    for axis, method, colour in zip(np.atleast_1d(axes), methods, PALETTE, strict=False):
-        rows = summary[summary["method"] == method]
-        points = list(zip(rows["bytes"] / 1e3, rows["accuracy"], strict=True))
-        axis.scatter(*zip(*points, strict=True), color=colour, zorder=3)
-        front = pareto_front(points)
-        axis.step(*zip(*front, strict=True), where="post", color="#999999", lw=1.2, ls="--")
-        for name, (x, y) in zip(rows["scheme"], points, strict=True):
-            axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axis.set_xscale("log")
-        axis.set_xlabel("kB of a task")
-        axis.set_title(method)
-        axis.grid(alpha=0.3)
-    np.atleast_1d(axes)[0].set_ylabel("accuracy on test texts, mean of three tasks")
+    figure = new_figure(7.0 * len(methods), 5.0)
+    every = figure.subplots(1, len(methods), squeeze=False)[0]
+    drawn = []
+    for axes, method, colour in zip(every, methods, PALETTE, strict=False):
+        rows = summary[(summary["method"] == method) & ~summary["scheme"].str.endswith("zstd19")]
+        points = list(zip(rows["scheme"], rows["bytes"], rows["accuracy"], strict=True))
+        axes.scatter(rows["bytes"], rows["accuracy"], color=colour, zorder=3)
+        front = pareto_front([(x, y) for _, x, y in points])
+        front.append((rows["bytes"].max(), front[-1][1]))
+        axes.step(*zip(*front, strict=True), where="post", color="#999999", lw=1.2, ls="--")
+        lines = [
+            line
+            for (x, y), (next_x, next_y) in itertools.pairwise(front)
+            for line in (((x, y), (next_x, y)), ((next_x, y), (next_x, next_y)))
+        ]
+        drawn.append((axes, points, lines))
+        axes.set(xscale="log", xlabel="bytes of a task (logarithmic)", title=method)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: size(round(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(0.12)
+        axes.grid(alpha=0.3)
+        axes.set_ylabel("accuracy on test texts, mean of three tasks" if axes is every[0] else "")
+    figure.tight_layout()
+    for axes, points, lines in drawn:
+        place_labels(figure, axes, points, lines)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def page(summary: pd.DataFrame, stages: pd.DataFrame, precision: str) -> list[str]:
@@ -138,20 +163,31 @@ def page(summary: pd.DataFrame, stages: pd.DataFrame, precision: str) -> list[st
     lines = [
         "# How small can stored tasks be?\n",
         f"`python experiments/compression.py --precision {precision}`\n",
-        "Means over medical, legal and code; test texts of each. Changed: answers that are others than before. On the "
-        "front: no other scheme of the method is smaller and more accurate.\n",
+        "Means over medical, legal and code; test texts of each. Changed: answers that are others than before. A "
+        "difference within ± chance, 1.96 √(changed / n) over the tasks, is none. On the front: no other scheme of the "
+        "method is smaller and more accurate.\n",
         "![Accuracy against bytes](frontier.png)\n",
     ]
     for method, rows in summary.groupby("method", sort=False):
-        stored = rows[rows["scheme"] == "as stored"].iloc[0]
+        stored = rows[rows["scheme"] == STORED].iloc[0]
         front = set(pareto_front(list(zip(rows["bytes"], rows["accuracy"], strict=True))))
-        head = ["scheme", "bytes of a task", "times smaller", "accuracy", "difference", "changed", "on the front"]
+        head = [
+            "scheme",
+            "bytes of a task",
+            "times smaller",
+            "accuracy",
+            "difference",
+            "± chance",
+            "changed",
+            "on the front",
+        ]
         lines += [f"## `{method}`\n", markdown_row(head), markdown_row(["---"] * len(head))]
         for row in rows.sort_values("bytes", ascending=False).to_dict("records"):
             is_front = (row["bytes"], row["accuracy"]) in front
             cells = [f"{stored['bytes'] / row['bytes']:.2f}", f"{row['accuracy']:.4f}"]
             cells += [
-                f"{row['accuracy'] - stored['accuracy']:+.4f}",
+                signed(row["accuracy"] - stored["accuracy"], 4),
+                f"{row['chance']:.4f}",
                 f"{row['changed']:.1%}",
                 "yes" if is_front else "",
             ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clora_exp.adapters.active import Unlearned, active_task
 from clora_exp.adapters.family import NAME, FamilyLayer
-from clora_exp.adapters.routed import RoutedUpdate, linear
+from clora_exp.adapters.routed import RoutedUpdate, add_linear, linear
 from clora_exp.config import MethodConfig
 from clora_exp.errors import ModelError
 
@@ -51,17 +51,29 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
             else:
                 factor = factor * (gate[..., None] if self.settings.gate == "scalar" else gate)
         if parts.R is None:
-            update = linear(_over_last(linear(x, parts.A), factor), parts.B)
+            h = _over_last(linear(x, parts.A), factor)
         else:
             rows = factor[..., None] if isinstance(factor, Tensor) else factor  # the rows of R, so B diag(g) R A
-            R = parts.R * rows
-            if parts.R_old is None:
-                update = linear(linear(linear(x, parts.A), R), parts.B)
-            else:
-                is_detached = self.settings.old_path == "detached"
-                update = _additive(x, parts.A, parts.B, parts.R_old * rows, R, is_detached)
-        update = update if output_gate is None else _over_last(update, output_gate)
-        return result + update.to(result.dtype)
+            R, R_old = _times(parts.R, rows), None if parts.R_old is None else _times(parts.R_old, rows)
+            if R_old is not None and self.settings.old_path == "detached" and _trains(parts.A):
+                return result + _gated(_routed(x, parts.A, parts.B, R_old, R), output_gate).to(result.dtype)
+            h = linear(linear(x, parts.A), R if R_old is None else R_old + R)
+        if output_gate is None and not torch.is_grad_enabled() and result.dtype == h.dtype == parts.B.dtype:
+            return add_linear(result, h, parts.B)
+        return result + _gated(linear(h, parts.B), output_gate).to(result.dtype)
+
+
+def _trains(A: Tensor) -> bool:
+    return A.requires_grad and torch.is_grad_enabled()
+
+
+def _times(R: Tensor, factor: Tensor | float) -> Tensor:
+    """Return R times what acts on its rows; a one costs nothing."""
+    return R * factor if isinstance(factor, Tensor) or factor != 1 else R
+
+
+def _gated(update: Tensor, gate: Tensor | None) -> Tensor:
+    return update if gate is None else _over_last(update, gate)
 
 
 def _in_type_of(A: Tensor, x: Tensor) -> Tensor:
@@ -76,10 +88,8 @@ def _over_last(x: Tensor, factor: Tensor | float) -> Tensor:
     return x * factor
 
 
-def _additive(x: Tensor, A: Tensor, B: Tensor, R_old: Tensor, R_delta: Tensor, is_detached: bool) -> Tensor:
-    """Return B (R_old + R_δ) A x; through `RoutedUpdate` where A and B train through R_δ alone."""
-    if not (is_detached and A.requires_grad and torch.is_grad_enabled()):
-        return linear(linear(linear(x, A), R_old + R_delta), B)
+def _routed(x: Tensor, A: Tensor, B: Tensor, R_old: Tensor, R_delta: Tensor) -> Tensor:
+    """Return B (R_old + R_δ) A x, where A and B train through R_δ alone."""
     tensors = [x, A, B, R_old, R_delta]
     if torch.is_autocast_enabled(x.device.type):  # a Function of our own is not cast by autocast
         tensors = [tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in tensors]

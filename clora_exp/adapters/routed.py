@@ -18,6 +18,15 @@ def linear(x: Tensor, M: Tensor) -> Tensor:
     return (x.reshape(len(x), -1, x.shape[-1]) @ M.mT).view(*x.shape[:-1], M.shape[-2])
 
 
+def add_linear(y: Tensor, x: Tensor, M: Tensor) -> Tensor:
+    """Add M x to y in place, M as in `linear`, and return y: no update is written to be read and added."""
+    if M.ndim == 2:
+        y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), M.t())
+    else:
+        y.view(len(M), -1, y.shape[-1]).baddbmm_(x.reshape(len(M), -1, x.shape[-1]), M.mT)
+    return y
+
+
 class RoutedUpdate(torch.autograd.Function):
     """y = B (R_old + R_δ) A x, with A and B receiving gradient only through the R_δ path.
 

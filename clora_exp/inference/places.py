@@ -1,6 +1,7 @@
 """Where tasks come from: a store, or the folder of one run, whose tasks then have the one version v1."""
 
 import dataclasses
+import os
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from clora_exp.config import ModelConfig
 from clora_exp.errors import ModelError, StoreError
 from clora_exp.models.base import TaskModel
 from clora_exp.runs import read_run
-from clora_exp.store.aliases import Aliases, Target
+from clora_exp.store.aliases import NAME, Aliases, Target
 from clora_exp.store.folder import Store, Stored
 from clora_exp.store.manifest import Base
 from clora_exp.store.parents import pairs_of
@@ -30,7 +31,9 @@ class Place:
             folder: kept as long as this is, e.g. a temporary directory.
         """
         self.store, self._model_path, self._folder = store, model_path, folder
-        self._aliases: dict[str, tuple[tuple[int, int], Aliases]] = {}
+        self._aliases: dict[
+            str, tuple[str, tuple[int, int], Aliases]
+        ] = {}  # task → its file, that one's stamp, what it says
 
     def tasks(self) -> list[str]:
         """Return the tasks' names."""
@@ -44,24 +47,19 @@ class Place:
         """
         if which != "current":
             return self.store.resolve(task, which)
-        try:
-            found = (self.store.folder(task) / "aliases.json").stat()
-            stamp = found.st_mtime_ns, found.st_ino
-        except OSError:
+        path, stamp, known = self._aliases.get(task) or (str(self.store.folder(task) / NAME), None, None)
+        now = _stamp(path)
+        if now is None:
             return self.store.resolve(task, which)
-        known = self._aliases.get(task)
-        if known is None or known[0] != stamp:
-            known = self._aliases[task] = stamp, self.store.aliases(task)
-        target = known[1].targets.get(which)
-        return target or self.store.resolve(task, which)
+        if known is None or now != stamp:
+            known = self.store.aliases(task)
+            self._aliases[task] = path, now, known
+        return known.targets.get(which) or self.store.resolve(task, which)
 
     def stamp(self, name: str) -> object:
         """Return what changes when a file of the store is replaced; None where there is none."""
-        try:
-            found = (self.store.path / name).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_ino, len(self.tasks())
+        now = _stamp(str(self.store.path / name))
+        return now and (*now, len(self.tasks()))
 
     def read(self, task: str, target: Target) -> Stored:
         """Return a version, hashed and checked.
@@ -104,6 +102,15 @@ class Place:
         config = compose_experiment(words).model
         settings = type(config.settings)(**base.settings)
         return dataclasses.replace(config, settings=settings)
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Return what is another when a file has been replaced; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def open_place(path: Path, model_path: str | None = None) -> Place:
