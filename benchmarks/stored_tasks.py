@@ -216,8 +216,10 @@ def served(
     """Return requests a second of random tasks, in batches, by side and number of tasks; the sides take turns."""
     place, names = Place(store), store.tasks()
     whole, peft = TaskEngine(place), PeftServer(Loader(place), store)
-    size = whole.load_task(names[0]).num_bytes
-    small = TaskEngine(place, max_bytes=CACHE * size)
+    some = TaskEngine(place)
+    for name in names[:CACHE]:
+        some.load_task(name)
+    small = TaskEngine(place, max_bytes=some.num_bytes)
     draw = np.random.default_rng(0)
     rates: dict[tuple[str, int], float] = {}
     for count in counts:

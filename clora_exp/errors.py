@@ -62,7 +62,9 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> str:
 def status_of(do: Callable[[], int]) -> int:
     """Return a command's exit status: its own, 2 after one line about a mistake, 141 where who reads has enough."""
     try:
-        return do()
+        status = do()
+        sys.stdout.flush()  # at the exit it would be too late for the line below
+        return status
     except CloraError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

@@ -58,9 +58,16 @@ class AdaptedLinear(lora.Linear, FamilyLayer):
             if R_old is not None and self.settings.old_path == "detached" and _trains(parts.A):
                 return result + _gated(_routed(x, parts.A, parts.B, R_old, R), output_gate).to(result.dtype)
             h = linear(linear(x, parts.A), R if R_old is None else R_old + R)
-        if output_gate is None and not torch.is_grad_enabled() and result.dtype == h.dtype == parts.B.dtype:
+        is_same = output_gate is None and result.dtype == h.dtype == parts.B.dtype
+        if is_same and not torch.is_grad_enabled() and not _is_seen(self.base_layer):
             return add_linear(result, h, parts.B)
         return result + _gated(linear(h, parts.B), output_gate).to(result.dtype)
+
+
+def _is_seen(base_layer: nn.Module) -> bool:
+    """Tell whether others may hold what the base layer returned, or torch.func stands between: then it is not ours."""
+    hooks = base_layer._forward_hooks or nn.modules.module._global_forward_hooks
+    return bool(hooks) or torch._C._are_functorch_transforms_active()
 
 
 def _trains(A: Tensor) -> bool:

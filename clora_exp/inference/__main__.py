@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import itertools
 import json
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clora_exp.errors import ConfigError, status_of
+from clora_exp.errors import CloraError, ConfigError, status_of
 from clora_exp.inference.identification import UNKNOWN, WAYS, Found, as_plain, check_way
 from clora_exp.reports.time_left import TimeLeft
 
@@ -73,72 +74,91 @@ def main(arguments: list[str] | None = None) -> int:
 def _lines(options: argparse.Namespace) -> Iterator[Any]:
     from clora_exp.inference.requests import read_lines
 
-    if not options.texts and sys.stdin.isatty():
+    if options.texts:
+        return read_lines(options.texts, options.task, options.version)
+    if sys.stdin.isatty():
         raise ConfigError("no texts: name them, or send them through a pipe, one a line")
-    return read_lines(options.texts or sys.stdin, options.task, options.version)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # a line that is none is one without answer
+    return read_lines(sys.stdin, options.task, options.version)
+
+
+def _shown(line: Any, answer: Any, plain: dict[str, Any], said: str, as_json: bool) -> bool:
+    """Print an answer, or why there is none, a line each; tell whether there is one."""
+    from clora_exp.inference.engine import Failure
+
+    if as_json:
+        print(json.dumps(plain | ({"id_of_request": line.id} if line.id is not None else {})), flush=True)
+    else:
+        print(f"{'–':24} {answer.task}  {answer.error}" if isinstance(answer, Failure) else said, flush=True)
+    return not isinstance(answer, Failure)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from clora_exp.inference.engine import Failure, TaskEngine
+    from clora_exp.inference.engine import Answer, Failure, TaskEngine
 
     if options.batch < 1:
         raise ConfigError(f"--batch {options.batch}: at least 1")
     engine, num_failed = TaskEngine.load(options.store, model_path=options.model_path), 0
     lines = _lines(options)
     while part := list(itertools.islice(lines, options.batch)):
-        for line, answer in zip(part, engine.batch([line.request for line in part]), strict=True):
-            is_failure = isinstance(answer, Failure)
-            num_failed += is_failure
-            if options.json:
-                print(json.dumps(_plain(answer) | ({"id_of_request": line.id} if line.id is not None else {})))
-            elif isinstance(answer, Failure):
-                print(f"{'–':24} {answer.task}  {answer.error}")
-            else:
+        answers = iter(engine.batch([line.request for line in part if not line.problem]))
+        for line in part:
+            answer = Failure(line.request.task, line.problem) if line.problem else next(answers)
+            said = ""
+            if isinstance(answer, Answer):
                 name = f"{answer.task}@{answer.version}"
-                print(f"{answer.label:24} {answer.probability:.3f}  {name:20} {answer.id[:12]}")
-        sys.stdout.flush()
+                said = f"{answer.label:24} {answer.probability:.3f}  {name:20} {answer.id[:12]}"
+            num_failed += not _shown(line, answer, _plain(answer), said, options.json)
     return 1 if num_failed else 0
 
 
 def _plain(answer: Any) -> dict[str, Any]:
     found = dataclasses.asdict(answer)
-    found["identified"] = as_plain(answer.identified) if answer.identified else None
-    return found
+    return found | ({"identified": as_plain(answer.identified)} if found.get("identified") else {})
 
 
 def _generate(options: argparse.Namespace) -> int:
     import torch
 
-    from clora_exp.inference.engine import TaskEngine
+    from clora_exp.inference.engine import Failure, TaskEngine
 
-    engine = TaskEngine.load(options.store, model_path=options.model_path)
+    if options.max_new_tokens < 1:
+        raise ConfigError(f"--max-new-tokens {options.max_new_tokens}: at least 1")
+    if options.temperature is not None and options.temperature <= 0:
+        raise ConfigError(f"--temperature {options.temperature}: above 0; without it the likeliest token is taken")
+    engine, num_failed = TaskEngine.load(options.store, model_path=options.model_path), 0
     drawing = {"do_sample": True, "temperature": options.temperature} if options.temperature else {"do_sample": False}
     torch.manual_seed(options.seed)
     for line in _lines(options):
         request = line.request
-        task = request.task
-        if task == "auto":
-            found = engine.identify([request.text])[0]
-            if found.task == UNKNOWN:
-                raise ConfigError(f"{request.text[:40]!r} is for no task that is known; name one with --task")
-            task = found.task
-        written = engine.generate(task, request.text, request.version, max_new_tokens=options.max_new_tokens, **drawing)
-        target = engine.load_task(task, request.version)
-        if options.json:
-            print(json.dumps({"task": task, "version": target.version, "id": target.id, "text": written}))
-        else:
-            print(written)
-    return 0
+        answer: Any = Failure(request.task, line.problem)
+        try:
+            if not line.problem:
+                task = engine.identify([request.text])[0].task if request.task == "auto" else request.task
+                if task == UNKNOWN:
+                    raise ConfigError(f"{request.text[:40]!r} is for no task that is known; name one with --task")
+                answer = engine.generate(
+                    task, request.text, request.version, max_new_tokens=options.max_new_tokens, **drawing
+                )
+        except CloraError as error:
+            answer = Failure(request.task, str(error))
+        num_failed += not _shown(line, answer, _plain(answer), getattr(answer, "text", ""), options.json)
+    return 1 if num_failed else 0
 
 
 def _identify(options: argparse.Namespace) -> int:
-    from clora_exp.inference.engine import TaskEngine
+    from clora_exp.inference.engine import Failure, TaskEngine
 
     engine, num_unknown = TaskEngine.load(options.store, model_path=options.model_path), 0
     for line in _lines(options):
+        if line.problem:
+            answer: Any = Failure(line.request.task, line.problem)
+            num_unknown += not _shown(line, answer, _plain(answer), "", options.json)
+            continue
         found = engine.identify([line.request.text])[0]
         num_unknown += found.task == UNKNOWN
-        print(json.dumps(as_plain(found)) if options.json else _said(found))
+        _shown(line, found, as_plain(found), _said(found), options.json)
     return 1 if num_unknown else 0
 
 
@@ -148,14 +168,19 @@ def _said(found: Found) -> str:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from clora_exp.inference.engine import TaskEngine
+    from clora_exp.inference.engine import Failure, TaskEngine
     from clora_exp.inference.explaining import explained
 
-    engine = TaskEngine.load(options.store, model_path=options.model_path)
+    engine, num_failed = TaskEngine.load(options.store, model_path=options.model_path), 0
     for line in _lines(options):
+        if line.problem:
+            answer = Failure(line.request.task, line.problem)
+            num_failed += not _shown(line, answer, _plain(answer), "", options.json)
+            continue
         found = explained(engine, line.request)
-        print(json.dumps(found) if options.json else _told(found))
-    return 0
+        num_failed += found["error"] is not None
+        _shown(line, None, found, _told(found), options.json)
+    return 1 if num_failed else 0
 
 
 def _told(found: dict[str, Any]) -> str:

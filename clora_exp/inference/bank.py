@@ -1,12 +1,13 @@
 """Tasks side by side on one frozen base: their tensors in stacks with room to spare, one row a task.
 
-A bank holds versions of one form: pairs A, B of each task, or routings between factors that all share. All banks of a
-base have its very weights. Taking a task in writes one row, letting it go clears one: the model is never built again.
-A row that nothing owns holds NaN, so that an answer from it could not pass for one.
+A bank holds versions of one form and rank: pairs A, B of each task, or routings between factors that all share. All
+banks of a base have its very weights. Taking a task in writes one row that nobody reads, letting it go clears one that
+nobody reads any more: the model is never built again, and answers of other tasks go on meanwhile. A row that nothing
+owns holds NaN, so that an answer from it could not pass for one.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,9 @@ LEAST_ROWS = 4
 
 
 class Rows:
-    """Tensors with a row a task, (rows, …), which grow by doubling and shrink when the last rows are free."""
+    """A tensor with a row a task, (rows, …)."""
 
-    def __init__(self, shape: Sequence[int], like: Tensor) -> None:
+    def __init__(self, like: Tensor, shape: Sequence[int]) -> None:
         self.stack = like.new_full((0, *shape), torch.nan)
 
     def resize(self, num_rows: int) -> None:
@@ -33,30 +34,83 @@ class Rows:
         new[: len(kept)] = kept
         self.stack = new
 
-    def widen(self, shape: Sequence[int], value: float) -> None:
-        """Have rows of this shape, larger nowhere smaller; what is new holds `value`."""
-        pads = [n - m for n, m in zip(shape, self.stack.shape[1:], strict=True)]
-        if any(pads):
-            self.stack = F.pad(self.stack, [x for pad in reversed(pads) for x in (0, pad)], value=value)
-
-    def write(self, row: int, value: Tensor, fill: float = 0.0) -> None:
-        """Write a row; where the value is smaller the rest is `fill`."""
+    def write(self, row: int, value: Tensor) -> None:
+        """Write a row; where the value is smaller the rest is zero."""
         place = self.stack[row]
         pads = [n - m for n, m in zip(place.shape, value.shape, strict=True)]
-        place.copy_(F.pad(value, [x for pad in reversed(pads) for x in (0, pad)], value=fill))
+        place.copy_(F.pad(value, [x for pad in reversed(pads) for x in (0, pad)]))
 
-    def clear(self, row: int) -> None:
-        """Let a row hold NaN."""
-        self.stack[row] = torch.nan
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.stack[:0].new_empty(self.stack.shape[1:]).nbytes
+
+
+class Places:
+    """Which rows of several stacks are owned. They grow by doubling and shrink when the last rows are free."""
+
+    def __init__(self, stacks: Sequence[Rows], show: Callable[[int], None]) -> None:
+        """Take stacks without rows.
+
+        Args:
+            show: is told of how many rows the stacks are, when they are others.
+        """
+        self._stacks, self._show = stacks, show
+        self._free: list[int] = []
+        self._num_rows = 0
+
+    @property
+    def num_used(self) -> int:
+        """How many rows are owned."""
+        return self._num_rows - len(self._free)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all stacks."""
+        return sum(rows.row_bytes for rows in self._stacks)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the whole stack, room to spare included."""
-        return self.stack.numel() * self.stack.element_size()
+        """Bytes of all rows, room to spare included."""
+        return self._num_rows * self.row_bytes
+
+    def take(self) -> int:
+        """Give a row away."""
+        if not self._free:
+            self._resize(max(LEAST_ROWS, 2 * self._num_rows))
+        row = min(self._free)
+        self._free.remove(row)
+        return row
+
+    def give_back(self, row: int) -> None:
+        """Take a row back, and let it hold NaN; where the last rows are free their memory goes too."""
+        for rows in self._stacks:
+            rows.stack[row] = torch.nan
+        self._free.append(row)
+        used = max((row + 1 for row in range(self._num_rows) if row not in self._free), default=0)
+        if max(LEAST_ROWS, 4 * used) <= self._num_rows:
+            self._resize(max(LEAST_ROWS, 2 * used) if used else 0)
+
+    def compact(self) -> dict[int, int]:
+        """Move what is owned into the first rows and have no others; return old and new rows. Nobody may read."""
+        used = [row for row in range(self._num_rows) if row not in self._free]
+        for new, old in enumerate(used):
+            for rows in self._stacks:
+                rows.stack[new] = rows.stack[old]
+        self._resize(len(used))
+        self._free = []
+        return dict(zip(used, range(len(used)), strict=True))
+
+    def _resize(self, num_rows: int) -> None:
+        for rows in self._stacks:
+            rows.resize(num_rows)
+        self._free = [row for row in self._free if row < num_rows] + list(range(self._num_rows, num_rows))
+        self._num_rows = num_rows
+        self._show(num_rows)
 
 
 class Bank:
-    """The tasks of one form on one copy of the base's modules. Rows are given and taken under the engine's lock."""
+    """The tasks of one form and rank on one copy of the base's modules. One thread at a time may give and take."""
 
     def __init__(self, base: TaskModel, modules: Sequence[str], rank: int, basis: Mapping[str, Tensor] | None) -> None:
         """Adapt the modules.
@@ -70,7 +124,6 @@ class Bank:
         """
         self.model = sharing_weights(base)
         self.parts = ("routing",) if basis else ("A", "B")
-        self.rank = rank
         settings = MethodConfig(
             name="bank",
             rank=rank,
@@ -92,13 +145,15 @@ class Bank:
                     raise ModelError(f"the basis has no {part} of {name} that fits the base model")
                 with torch.no_grad():
                     factor.copy_(found)
+        of_base = {id(found) for found in (*base.parameters(), *base.buffers())}
+        own = [found for found in (*self.model.parameters(), *self.model.buffers()) if id(found) not in of_base]
+        self.fixed_bytes = sum(found.nbytes for found in own)  # the basis, and what the layers keep for training
         self._rows = {
-            (part, name): Rows(layer.stack(part).shape[1:], layer.stack(part))
+            (part, name): Rows(layer.stack(part), layer.stack(part).shape[1:])
             for name, layer in layers.items()
             for part in self.parts
         }
-        self._free: list[int] = []
-        self._num_rows = 0
+        self.places = Places(list(self._rows.values()), self._show)
 
     def put(self, task: Mapping[str, Tensor]) -> int:
         """Take a task in: "A/<module>", "B/<module>", or "routing/<module>", float32; return its row.
@@ -109,109 +164,43 @@ class Bank:
         expected = {f"{part}/{name}" for part, name in self._rows}
         if strange := sorted(expected ^ task.keys()):
             raise ModelError(f"{strange[0]!r} is {'missing' if strange[0] in expected else 'left over'}")
-        rank = max(self.rank, *(tensor.shape[1 if key[0] == "B" else 0] for key, tensor in task.items()))
-        if self.parts == ("routing",) and rank != self.rank:
-            raise ModelError(f"a routing of rank {rank} on a basis of rank {self.rank}")
         for (part, name), rows in self._rows.items():
-            self._check(part, name, task[f"{part}/{name}"], rows)
-        if rank > self.rank:
-            self._widen(rank)
-        if not self._free:
-            self._resize(max(LEAST_ROWS, 2 * self._num_rows))
-        row = min(self._free)
-        self._free.remove(row)
+            found, most = tuple(task[f"{part}/{name}"].shape), tuple(rows.stack.shape[1:])
+            of_rank = {"A": (0,), "B": (1,), "routing": (0, 1)}[part]
+            fits = [n <= most[i] if i in of_rank else n == most[i] for i, n in enumerate(found)]
+            if len(found) != 2 or not all(fits):
+                raise ModelError(f"{part} of {name} is {found}; the layer has {most}")
+        row = self.places.take()
         for (part, name), rows in self._rows.items():
             rows.write(row, task[f"{part}/{name}"])
         return row
 
-    def _check(self, part: str, name: str, tensor: Tensor, rows: Rows) -> None:
-        long = 1 if part == "A" else 0
-        if tensor.ndim != 2 or (part != "routing" and tensor.shape[long] != rows.stack.shape[1:][long]):
-            raise ModelError(f"{part} of {name} is {tuple(tensor.shape)}; the layer has {tuple(rows.stack.shape[1:])}")
-
-    def clear(self, row: int) -> None:
-        """Let a task go; where the last rows are free their memory goes too."""
-        for rows in self._rows.values():
-            rows.clear(row)
-        self._free.append(row)
-        used = self._num_rows
-        while used and used - 1 in self._free:
-            used -= 1
-        if max(LEAST_ROWS, 4 * used) <= self._num_rows:
-            self._resize(max(LEAST_ROWS, 2 * used) if used else 0)
-
-    def _widen(self, rank: int) -> None:
-        self.rank = rank
+    def _show(self, num_rows: int) -> None:
+        """Let the layers answer with the stacks as they are now."""
         for (part, name), rows in self._rows.items():
-            shape = list(rows.stack.shape[1:])
-            shape[1 if part == "B" else 0] = rank
-            rows.widen(shape, 0.0)
-            self._show(part, name)
-
-    def _resize(self, num_rows: int) -> None:
-        if num_rows < self._num_rows:
-            self._set_num(num_rows)
-        for (part, name), rows in self._rows.items():
-            rows.resize(num_rows)
-            self._show(part, name)
-        self._set_num(num_rows)
-        self._free = [row for row in self._free if row < num_rows] + list(range(self._num_rows, num_rows))
-        self._num_rows = num_rows
-
-    def _set_num(self, num_rows: int) -> None:
+            setattr(self.adapters.layers[name], f"lora_stack_{part}", rows.stack)
         for layer in self.adapters.layers.values():
             layer.num_ended = num_rows
 
-    def _show(self, part: str, name: str) -> None:
-        """Let the layer answer with the stack as it is now."""
-        setattr(self.adapters.layers[name], f"lora_stack_{part}", self._rows[part, name].stack)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all rows, room to spare included."""
-        return sum(rows.num_bytes for rows in self._rows.values())
-
 
 class HeadBank:
-    """The heads of all tasks of a base, one row each: (rows, c, d + 1), the bias last, zeros beyond a task's labels."""
+    """Heads of up to so many labels, one row each: (rows, c, d + 1), the bias last, zeros beyond a task's labels."""
 
-    def __init__(self, width: int, like: Tensor) -> None:
-        self._rows = Rows((1, width + 1), like)
-        self._free: list[int] = []
+    def __init__(self, num_labels: int, like: Tensor) -> None:
+        self._rows = Rows(like, (num_labels, like.shape[1] + 1))
+        self.places = Places([self._rows], lambda num_rows: None)
 
     def put(self, weight: Tensor, bias: Tensor | None) -> int:
-        """Take a head in, (c, d) and (c,); return its row.
-
-        Raises:
-            ModelError: it reads other features than the base gives.
-        """
-        width = self._rows.stack.shape[2] - 1
-        if weight.shape[1] != width:
-            raise ModelError(f"a head of {weight.shape[1]} features; the base model gives {width}")
+        """Take a head in, (c, d) and (c,); return its row."""
         bias = weight.new_zeros(len(weight)) if bias is None else bias
-        self._rows.widen((max(len(weight), self._rows.stack.shape[1]), width + 1), 0.0)
-        if not self._free:
-            num_rows = len(self._rows.stack)
-            self._rows.resize(max(LEAST_ROWS, 2 * num_rows))
-            self._free = list(range(num_rows, len(self._rows.stack)))
-        row = self._free.pop()
+        row = self.places.take()
         self._rows.write(row, torch.cat([weight, bias[:, None]], dim=1))
         return row
-
-    def clear(self, row: int) -> None:
-        """Let a head go."""
-        self._rows.clear(row)
-        self._free.append(row)
 
     def logits(self, features: Tensor, rows: Tensor) -> Tensor:
         """Return what each example's head answers, (n, c), of features (n, d) and rows (n,); 0 beyond its labels."""
         heads = self._rows.stack[rows]
         return torch.einsum("nd,ncd->nc", features.to(heads.dtype), heads[..., :-1]) + heads[..., -1]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all heads."""
-        return self._rows.num_bytes
 
 
 def sharing_weights(model: TaskModel) -> TaskModel:

@@ -7,11 +7,7 @@ from clora_exp.inference.identification import as_plain
 
 
 def explained(engine: TaskEngine, request: Request) -> dict[str, Any]:
-    """Return an answer's grounds, for JSON.
-
-    Raises:
-        StoreError: the request names no task, and the store has not learned to find one.
-    """
+    """Return an answer's grounds, for JSON; where there is no answer, why."""
     answer = engine.batch([request])[0]
     found: dict[str, Any] = {
         "text": request.text,
@@ -23,7 +19,7 @@ def explained(engine: TaskEngine, request: Request) -> dict[str, Any]:
         found["why"] = [(reason.term, reason.amount) for reason in engine.why(request.text, answer.identified.best)]
     if isinstance(answer, Failure):
         return found
-    manifest = engine.manifest(answer.task, answer.version)
+    manifest = engine.manifest(answer.task, answer.id)
     return found | {
         "task": answer.task,
         "version": answer.version,

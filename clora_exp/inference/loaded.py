@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from clora_exp.adapters.active import answering
-from clora_exp.errors import ModelError, StoreError
+from clora_exp.errors import ModelError, StoreError, unknown
 from clora_exp.inference.bank import Bank, HeadBank
 from clora_exp.inference.places import Place
 from clora_exp.models.base import TaskModel
@@ -20,6 +21,7 @@ from clora_exp.store.folder import Stored
 from clora_exp.store.manifest import Base
 from clora_exp.tasks.stream import Example
 
+LEAST_ROOM = 4  # labels that a bank of heads is for; then 8, 16, …
 NO_TASK = Told("", "", (), is_known=False)
 TOLERANCE = 1e-3  # of a probe's logits, over their largest number: another order of sums, on another processor
 
@@ -33,22 +35,25 @@ class Loaded:
     id: str
     labels: tuple[str, ...]
     told: Told
-    group: int  # of versions that can answer in one forward pass
-    row: int  # in the group's bank
-    head: int | None  # its row among the heads; None where the base answers in words
-    num_bytes: int  # of its tensors
+    writes: bool  # its answers are written, not chosen among labels
+    bank: int  # of versions that can answer in one forward pass
+    row: int  # in the bank
+    heads: int = 0  # of how many labels the bank is that has its head; 0 where the base answers in words
+    head: int = 0  # its row there
+    num_bytes: int = 0  # of its rows
     num_users: int = 0  # requests that are being answered with it
 
 
 class Loader:
-    """The base model and the banks on it."""
+    """The base model and the banks on it. One thread at a time may take in and let go; any number may ask meanwhile."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._base: tuple[Base, TaskModel] | None = None
-        self._banks: dict[tuple[Any, ...], int] = {}  # basis and modules → group
-        self._groups: list[Bank] = []
-        self._heads: HeadBank | None = None
+        self._numbers: dict[tuple[Any, ...], int] = {}  # basis, rank and modules → the bank's number
+        self._banks: dict[int, Bank] = {}
+        self._heads: dict[int, HeadBank] = {}  # by how many labels they have room for
+        self._entries: list[Loaded] = []
         self._building = threading.Lock()
         self._words = threading.Lock()  # a tokenizer of transformers serves one thread at a time
 
@@ -61,22 +66,27 @@ class Loader:
         """
         manifest = stored.manifest
         base = self._base_for(manifest.base, stored.label)
-        group, tensors = self._group(stored, base)
-        row = self._groups[group].put(tensors)
+        told = Told(manifest.task, manifest.description, tuple(manifest.labels), manifest.base.knows_task)
         weight = stored.tensors.get("head.weight")
-        head = None
+        if weight is not None and weight.shape[1] != base.width:
+            raise ModelError(f"{stored.label}: a head of {weight.shape[1]} features; the base model gives {base.width}")
+        if weight is None and not hasattr(base, "writes"):
+            raise ModelError(f"{stored.label}: it has no head, and its base does not answer in words")
+        number, tensors = self._bank_of(stored, base)
+        writes = weight is None and base.writes(told)  # type: ignore[operator]
+        entry = Loaded(manifest.task, manifest.version, stored.id, told.labels, told, writes, number, row=-1)
         try:
+            entry.row = self._banks[number].put(tensors)
+            entry.num_bytes = self._banks[number].places.row_bytes
             if weight is not None:
-                self._heads = self._heads or HeadBank(base.width, weight)
-                head = self._heads.put(weight, stored.tensors.get("head.bias"))
-            told = Told(manifest.task, manifest.description, tuple(manifest.labels), manifest.base.knows_task)
-            num_bytes = sum(x.numel() * x.element_size() for x in stored.tensors.values())
-            entry = Loaded(manifest.task, manifest.version, stored.id, told.labels, told, group, row, head, num_bytes)
+                room = max(LEAST_ROOM, 1 << (len(weight) - 1).bit_length())
+                heads = self._heads.setdefault(room, HeadBank(room, weight))
+                entry.heads, entry.head = room, heads.put(weight, stored.tensors.get("head.bias"))
+                entry.num_bytes += heads.places.row_bytes
+            self._entries.append(entry)
             self._check_probe(stored, entry)
         except BaseException:
-            self._groups[group].clear(row)
-            if head is not None and self._heads is not None:
-                self._heads.clear(head)
+            self.let_go(entry)
             raise
         return entry
 
@@ -87,25 +97,54 @@ class Loader:
         return self._base[1]
 
     def let_go(self, entry: Loaded) -> None:
-        """Clear a version's rows."""
-        self._groups[entry.group].clear(entry.row)
-        if entry.head is not None and self._heads is not None:
-            self._heads.clear(entry.head)
+        """Clear a version's rows. Of the banks without any one is kept: the next task is likely to need it again."""
+        if entry.heads:
+            self._heads[entry.heads].places.give_back(entry.head)
+            if not self._heads[entry.heads].places.num_used:
+                del self._heads[entry.heads]
+        if entry.row >= 0:
+            self._banks[entry.bank].places.give_back(entry.row)
+        self._entries = [other for other in self._entries if other is not entry]
+        self._drop_empty(but=entry.bank)
+
+    def _drop_empty(self, but: int | None = None) -> None:
+        empty = [n for n, bank in self._banks.items() if not bank.places.num_used and n != but]
+        self._banks = {n: bank for n, bank in self._banks.items() if n not in empty}
+        self._numbers = {key: n for key, n in self._numbers.items() if n not in empty}
+
+    def compact(self) -> None:
+        """Leave no room to spare. Nobody may be asking, and it is for the caller to see to that."""
+        self._drop_empty()
+        moved = {n: bank.places.compact() for n, bank in self._banks.items()}
+        heads = {n: bank.places.compact() for n, bank in self._heads.items()}
+        for entry in self._entries:
+            entry.row = moved[entry.bank][entry.row]
+            entry.head = heads[entry.heads][entry.head] if entry.heads else 0
 
     def logits(self, versions: Sequence[Loaded], texts: Sequence[str]) -> Tensor:
-        """Return logits of one text each, (n, c), of versions of one group; 0 beyond a version's labels."""
-        model = self._groups[versions[0].group].model
-        if versions[0].head is None:
+        """Return logits of one text each, (n, c), of versions of one bank; 0 beyond a version's labels.
+
+        Of a version that writes they are those of the first token.
+        """
+        model = self._banks[versions[0].bank].model
+        if not versions[0].heads:
             return self._scores(model, versions, texts)
         with self._words:
             examples = [Example(str(i), text, "", str(i)) for i, text in enumerate(texts)]
             inputs = model.inputs_of(examples, versions[0].told)
         rows = [version.row for version in versions]
         task = rows[0] if len(set(rows)) == 1 else torch.tensor(rows)
-        assert self._heads is not None
         with torch.inference_mode(), answering(task):
-            features = model.features(inputs)
-            return self._heads.logits(features, torch.tensor([version.head for version in versions]))
+            return self._through_heads(model.features(inputs), versions)
+
+    def _through_heads(self, features: Tensor, versions: Sequence[Loaded]) -> Tensor:
+        found = features.new_zeros(len(versions), max(len(version.labels) for version in versions), dtype=torch.float32)
+        for room in {version.heads for version in versions}:
+            own = [i for i, version in enumerate(versions) if version.heads == room]
+            part = self._heads[room].logits(features[own], torch.tensor([versions[i].head for i in own]))
+            width = min(part.shape[1], found.shape[1])
+            found[own, :width] = part[:, :width].float()
+        return found
 
     def features(self, base: Base, texts: Sequence[str]) -> Tensor:
         """Return what the frozen base sees in texts of no task in particular, (n, d), float32.
@@ -121,35 +160,60 @@ class Loader:
 
     def _scores(self, model: TaskModel, versions: Sequence[Loaded], texts: Sequence[str]) -> Tensor:
         """Return how likely a language model finds each label, (n, c), task by task: their prompts differ."""
-        found = torch.zeros(len(texts), max(len(version.labels) for version in versions))
+        parts = []
         for entry in {id(version): version for version in versions}.values():
             own = [i for i, version in enumerate(versions) if version is entry]
             examples = [Example(str(i), texts[i], "", str(i)) for i in own]
             with self._words, torch.inference_mode(), answering(entry.row):
-                scores = model.alone(examples, entry.told)
-            found[own, : scores.shape[1]] = scores.float()
+                parts.append((own, model.alone(examples, entry.told).float()))
+        found = torch.zeros(len(texts), max(scores.shape[1] for _, scores in parts))
+        for own, scores in parts:
+            found[own, : scores.shape[1]] = scores
         return found
 
     def write(self, entry: Loaded, prompt: str, options: dict[str, Any]) -> str:
-        """Let a language model write on from a prompt.
+        """Let a language model write on from a prompt, as it stands.
 
         Raises:
-            ModelError: the base is none.
+            ModelError: the base is none, or has no room for the prompt and what is to be written; an option that
+                transformers does not take.
         """
-        model: Any = self._groups[entry.group].model
-        if entry.head is not None or not hasattr(model, "write"):
+        model: Any = self._banks[entry.bank].model
+        if entry.heads or not hasattr(model, "write"):
             raise ModelError(f"task {entry.task!r}: its base answers with labels, it does not write; use predict")
         with self._words:
             inputs = dict(model.tokenizer([prompt], return_tensors="pt"))
+        for name in options:
+            if name not in (have := vars(GenerationConfig())):
+                raise ModelError(unknown("option of generate", name, [key for key in have if key[0] != "_"]))
+        config = model.backbone.config
+        room = None if config.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
+        length, more = inputs["input_ids"].shape[1], options.get("max_new_tokens", model.config.max_new_tokens)
+        if room is not None and length + more > room:
+            raise ModelError(f"a prompt of {length} tokens and max_new_tokens={more}: the base has room for {room}")
+        try:
+            with torch.inference_mode(), answering(entry.row):
+                return str(model.write(inputs, **options)[0])
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"task {entry.task!r}: {error}") from error
+
+    def written(self, entry: Loaded, texts: Sequence[str]) -> list[str]:
+        """Return what a version that writes answers to texts, as it did in its run."""
+        model: Any = self._banks[entry.bank].model
+        examples = [Example(str(i), text, "", str(i)) for i, text in enumerate(texts)]
+        with self._words:
+            inputs = model.inputs_of(examples, entry.told)
         with torch.inference_mode(), answering(entry.row):
-            return str(model.write(inputs, **options)[0])
+            return list(model.write(inputs))
 
     def _check_probe(self, stored: Stored, entry: Loaded) -> None:
         probe = stored.manifest.probe
         if not probe.words:
             return
+        found = self.logits([entry] * len(probe.words), probe.words).double()
+        if [len(row) for row in probe.logits] != [found.shape[1]] * len(found):
+            raise StoreError(f"{stored.label}: its probe is of other shape than its answers, {tuple(found.shape)}")
         expected = torch.tensor(probe.logits, dtype=torch.float64)
-        found = self.logits([entry] * len(probe.words), probe.words)[:, : expected.shape[1]].double()
         error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
         if not error <= TOLERANCE:  # NaN too
             raise StoreError(
@@ -167,7 +231,7 @@ class Loader:
             raise ModelError(f"{label}: its base model is another than the one in memory ({base.name}, by its {what})")
         return model
 
-    def _group(self, stored: Stored, base: TaskModel) -> tuple[int, dict[str, Tensor]]:
+    def _bank_of(self, stored: Stored, base: TaskModel) -> tuple[int, dict[str, Tensor]]:
         """Return the bank that a version belongs to, and its tensors as that takes them."""
         weights, sha256 = stored.manifest.weights, None
         if stored.manifest.parent:
@@ -179,15 +243,23 @@ class Loader:
             tensors = {re.sub("^R/", "routing/", name): x for name, x in unpacked.items()}
             sha256 = weights.basis_sha256
         modules = sorted({name.partition("/")[2] for name in tensors})
-        key = (sha256, tuple(modules))
-        if key not in self._banks:
-            basis = self._place.basis(sha256) if sha256 else None
-            rank = max(x.shape[1 if name.startswith("B/") else 0] for name, x in tensors.items())
-            self._groups.append(Bank(base, modules, rank, basis))
-            self._banks[key] = len(self._groups) - 1
-        return self._banks[key], tensors
+        rank = max(x.shape[1 if name.startswith("B/") else 0] for name, x in tensors.items())
+        key = (sha256, rank, tuple(modules))
+        if key not in self._numbers:
+            number = max(self._banks, default=-1) + 1
+            self._banks[number] = Bank(base, modules, rank, self._place.basis(sha256) if sha256 else None)
+            self._numbers[key] = number
+        return self._numbers[key], tensors
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all rows of all banks, room to spare included; the base is not counted."""
-        return sum(bank.num_bytes for bank in self._groups) + (self._heads.num_bytes if self._heads else 0)
+        """Bytes of all banks, room to spare and what tasks share included; the base is not counted."""
+        of_banks = sum(bank.places.num_bytes for bank in list(self._banks.values()))
+        of_heads = sum(bank.places.num_bytes for bank in list(self._heads.values()))
+        return of_banks + of_heads + sum(bank.fixed_bytes for bank in list(self._banks.values()))
+
+    @property
+    def used_bytes(self) -> int:
+        """The same without room to spare, as `compact` leaves it."""
+        of_banks = sum(bank.fixed_bytes for bank in list(self._banks.values()) if bank.places.num_used)
+        return sum(entry.num_bytes for entry in list(self._entries)) + of_banks

@@ -1,45 +1,40 @@
-"""Many readers or one writer: forward passes go side by side, and taking a task in waits until none is under way."""
+"""Forward passes go side by side; rows are moved only while none is under way."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class ReadWriteLock:
-    """A lock that readers share. A writer that waits goes before readers that come later: it is never starved."""
+class Quiet:
+    """Who is asking, and a moment in which nobody is."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._num_readers = 0
-        self._num_waiting = 0
-        self._is_written = False
+        self._num_asking = 0
+        self._is_alone = False
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Share the lock while the block runs."""
+    def asking(self) -> Iterator[None]:
+        """Keep rows where they are while the block runs."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_written and not self._num_waiting)
-            self._num_readers += 1
+            self._changed.wait_for(lambda: not self._is_alone)
+            self._num_asking += 1
         try:
             yield
         finally:
             with self._changed:
-                self._num_readers -= 1
-                self._changed.notify_all()
+                self._num_asking -= 1
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Have the lock alone while the block runs."""
+    def alone(self, do: Callable[[], None]) -> bool:
+        """Do something, and let who comes wait, if nobody asks now; tell whether it was done."""
         with self._changed:
-            self._num_waiting += 1
-            try:
-                self._changed.wait_for(lambda: not self._is_written and not self._num_readers)
-            finally:
-                self._num_waiting -= 1
-            self._is_written = True
+            if self._num_asking or self._is_alone:
+                return False
+            self._is_alone = True
         try:
-            yield
+            do()
         finally:
             with self._changed:
-                self._is_written = False
+                self._is_alone = False
                 self._changed.notify_all()
+        return True

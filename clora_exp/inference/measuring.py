@@ -9,6 +9,7 @@ from torch import Tensor
 from clora_exp.compose import compose_experiment
 from clora_exp.errors import StoreError, unknown
 from clora_exp.inference.loaded import Loaded, Loader
+from clora_exp.models.prompts import same_words
 from clora_exp.store.manifest import Manifest
 from clora_exp.tasks.stream import Example, Task, TaskStream, load_stream
 
@@ -21,7 +22,7 @@ class Measured:
 
     accuracy: float
     num_examples: int
-    predicted: list[str]  # labels, in the split's order
+    predicted: list[str]  # labels, or what was written, in the split's order
 
 
 class StoredData:
@@ -58,19 +59,28 @@ class StoredData:
 def measure(
     loader: Loader, entry: Loaded, examples: Sequence[Example], progress: Callable[[int], None] | None = None
 ) -> Measured:
-    """Return a version's accuracy on labelled texts; `progress` is told how many are done since."""
+    """Return a version's accuracy on examples; of one that writes, how many it writes, but for case and white space.
+
+    Args:
+        progress: is told how many are done since.
+    """
     predicted: list[str] = []
     for start in range(0, len(examples), BATCH):
         part = examples[start : start + BATCH]
-        logits = loader.logits([entry] * len(part), [example.text for example in part])
-        predicted += [entry.labels[i] for i in logits[:, : len(entry.labels)].argmax(-1).tolist()]
+        texts = [example.text for example in part]
+        if entry.writes:
+            predicted += loader.written(entry, texts)
+        else:
+            logits = loader.logits([entry] * len(part), texts)
+            predicted += [entry.labels[i] for i in logits[:, : len(entry.labels)].argmax(-1).tolist()]
         if progress:
             progress(len(part))
-    right = sum(p == example.label for p, example in zip(predicted, examples, strict=True))
+    right = sum(same_words(p) == same_words(example.label) for p, example in zip(predicted, examples, strict=True))
     return Measured(right / len(examples), len(examples), predicted)
 
 
 def logits_of(loader: Loader, entry: Loaded, texts: Sequence[str]) -> Tensor:
-    """Return a version's logits of texts, (n, c), without those beyond its labels."""
+    """Return a version's logits of texts, (n, c), without those beyond its labels; of one that writes, (n, V)."""
     with torch.inference_mode():
-        return loader.logits([entry] * len(texts), texts)[:, : len(entry.labels)]
+        logits = loader.logits([entry] * len(texts), texts)
+        return logits if entry.writes else logits[:, : len(entry.labels)]

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from torch import Tensor
@@ -18,6 +19,8 @@ from clora_exp.store.folder import Store, Stored
 from clora_exp.store.manifest import Base
 from clora_exp.store.parents import pairs_of
 from clora_exp.store.saving import import_run
+
+YOUNG_NS = 2_000_000_000  # FAT's clock, the coarsest, ticks every two seconds
 
 
 class Place:
@@ -53,13 +56,14 @@ class Place:
             return self.store.resolve(task, which)
         if known is None or now != stamp:
             known = self.store.aliases(task)
-            self._aliases[task] = path, now, known
+            if time.time_ns() - now[0] > YOUNG_NS:  # else what is written next may have the same stamp, as clocks tick
+                self._aliases[task] = path, now, known
         return known.targets.get(which) or self.store.resolve(task, which)
 
     def stamp(self, name: str) -> object:
         """Return what changes when a file of the store is replaced; None where there is none."""
         now = _stamp(str(self.store.path / name))
-        return now and (*now, len(self.tasks()))
+        return now and (*now, *self.tasks())
 
     def read(self, task: str, target: Target) -> Stored:
         """Return a version, hashed and checked.
@@ -84,6 +88,8 @@ class Place:
             ModelError: it cannot be had here, or it is another one.
         """
         config = self.config_of(base)
+        if config.kind != base.kind:
+            raise ModelError(f"model {base.name} is a {config.kind} here, and a {base.kind} is needed")
         kind = discovery.model_kinds.load(base.kind)
         found = kind.identity(config)
         if found != base.sha256:
@@ -100,7 +106,10 @@ class Place:
         """
         words = [f"model={base.name}", *([f"model.path={self._model_path}"] if self._model_path else [])]
         config = compose_experiment(words).model
-        settings = type(config.settings)(**base.settings)
+        try:
+            settings = type(config.settings)(**base.settings)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"model {base.name}: its settings in the store are not this version's: {error}") from error
         return dataclasses.replace(config, settings=settings)
 
 

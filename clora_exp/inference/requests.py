@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from clora_exp.errors import DataError
 from clora_exp.inference.engine import Request
 
 KEYS = ("text", "task", "version", "id")
@@ -13,35 +12,37 @@ KEYS = ("text", "task", "version", "id")
 
 @dataclass(frozen=True)
 class Line:
-    """A request, and what its answer is to be known by."""
+    """A request, and what its answer is to be known by; or why it is none."""
 
     request: Request
     id: Any = None
+    problem: str = ""
 
 
 def read_lines(lines: Iterable[str], task: str, version: str) -> Iterator[Line]:
-    """Yield requests; a line that begins as an object is JSON with `text`, and if need be `task`, `version`, `id`.
-
-    Raises:
-        DataError: a line that cannot be read; the message names it.
-    """
+    """Yield a request a line; one that begins as an object is JSON with `text`, maybe `task`, `version`, `id`."""
     for number, line in enumerate(lines, 1):
-        line = line.rstrip("\r\n")
-        if not line.strip():
-            continue
-        yield _of_object(line, number, task, version) if line.startswith("{") else Line(Request(task, line, version))
+        text = line.rstrip("\r\n").removeprefix("\ufeff") if number == 1 else line.rstrip("\r\n")
+        if text.lstrip().startswith("{"):
+            found = _of_object(text, task, version)
+        else:
+            found = Line(Request(task, text, version), problem="" if text.strip() else "no text in it")
+        yield replace(found, problem=f"line {number}: {found.problem}") if found.problem else found
 
 
-def _of_object(line: str, number: int, task: str, version: str) -> Line:
+def _of_object(line: str, task: str, version: str) -> Line:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"line {number} begins as a JSON object and is none: {error}") from error
+        return Line(Request(task, line, version), problem=f"it begins as a JSON object and is none: {error}")
+    problem = ""
     if strange := sorted(found.keys() - set(KEYS)):
-        raise DataError(f"line {number}: unknown key {strange[0]!r}; have: {', '.join(KEYS)}")
-    if "text" not in found:
-        raise DataError(f"line {number}: no text in it")
+        problem = f"unknown key {strange[0]!r}; have: {', '.join(KEYS)}"
+    elif "text" not in found:
+        problem = "no text in it"
+    words = {"text": "", "task": task, "version": version} | found
     for key in ("text", "task", "version"):
-        if not isinstance(found.get(key, ""), str):
-            raise DataError(f"line {number}: {key}={found[key]!r} is no string")
-    return Line(Request(found.get("task", task), found["text"], found.get("version", version)), found.get("id"))
+        if not isinstance(words[key], str):
+            problem = problem or f"{key}={words[key]!r} is no string"
+            words[key] = str(words[key])
+    return Line(Request(words["task"], words["text"], words["version"]), found.get("id"), problem)

@@ -80,10 +80,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class _Console(Console):
+    """Rich's, which leaves it to `status_of` to end where who reads has enough."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what is being handled on."""
+        raise BrokenPipeError
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit status: 1 where verify finds damage, 2 after one line about a mistake."""
     options = parser().parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True, width=1000)
+    console = _Console(highlight=False, soft_wrap=True, width=1000)
     return status_of(
         lambda: COMMANDS[options.command](Store(options.store, is_new=options.command == "import"), options, console)
     )

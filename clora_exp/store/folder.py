@@ -90,8 +90,15 @@ class Store:
             raise StoreError(f"{path}/store.json cannot be read: {error}") from error
 
     def tasks(self) -> list[str]:
-        """Return the names of the tasks, sorted."""
-        found = os.scandir(self.path / "tasks")
+        """Return the names of the tasks, sorted.
+
+        Raises:
+            StoreError: the store is gone.
+        """
+        try:
+            found = list(os.scandir(self.path / "tasks"))
+        except OSError as error:
+            raise StoreError(place_of(error, self.path)) from error
         return sorted(entry.name for entry in found if TASK.fullmatch(entry.name) and not entry.is_file())
 
     def versions(self, task: str) -> list[str]:

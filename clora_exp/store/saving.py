@@ -22,7 +22,7 @@ from clora_exp.config import ExperimentConfig, MethodConfig
 from clora_exp.environment import PACKAGES
 from clora_exp.errors import RunError, StoreError, unknown
 from clora_exp.runs import StoredRun, read_run
-from clora_exp.saved import SavedTask, load_task
+from clora_exp.saved import SavedTask, in_single_precision, load_task
 from clora_exp.states import pack_layers
 from clora_exp.store.container import pack
 from clora_exp.store.encoding import Number, encode
@@ -174,7 +174,7 @@ def base_of(saved: SavedTask) -> Base:
         name=model.name,
         kind=model.kind,
         sha256=saved.manifest["model"]["sha256"],
-        settings=dataclasses.asdict(model.settings),
+        settings=dataclasses.asdict(in_single_precision(model).settings),  # as the probe was answered
         knows_task=saved.config.scenario == "task_incremental",
     )
 

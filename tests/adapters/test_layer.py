@@ -257,3 +257,21 @@ def test_with_the_old_path_trained_the_factors_see_the_whole_update() -> None:
         R = layer.part("routing") + (layer.lora_routing_old if old_path == "trained" else 0)
         expected = layer.scaling[NAME] * (G @ x) @ (R @ layer.part("A")).T
         torch.testing.assert_close(layer.part("B").grad, expected)
+
+
+def test_what_others_hold_of_the_base_layer_is_not_written_into() -> None:
+    """Without gradients the update is added in place: not where a hook keeps or returns the tensor, nor in vmap."""
+    layer, x = make(LORA), torch.randn(3, 10, dtype=torch.float64)
+    learn(layer, 0, 0)
+    with torch.no_grad(), answering(0):
+        plain, kept, held = layer(x), [], torch.randn(3, 8, dtype=torch.float64)
+        hook = layer.base_layer.register_forward_hook(lambda module, args, result: kept.append(result))
+        torch.testing.assert_close(layer(x), plain)
+        torch.testing.assert_close(kept[0], layer.base_layer(x))
+        hook.remove()
+        before = held.clone()
+        hook = layer.base_layer.register_forward_hook(lambda module, args, result: held)
+        torch.testing.assert_close(layer(x) - before, plain - kept[0])
+        assert torch.equal(held, before)
+        hook.remove()
+        torch.testing.assert_close(torch.vmap(layer)(x[None])[0], plain)

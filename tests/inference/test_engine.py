@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import os
 import weakref
 
 import pytest
@@ -78,6 +79,76 @@ def test_a_request_that_has_no_answer_is_an_error_of_its_own(made) -> None:
     assert engine.batch([]) == []
 
 
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (Request("colours", 3), "text=3 is no string"),
+        (Request("colours", ("a", "b")), "text=('a', 'b') is no string"),
+        (Request("colours", "\ud800"), "the text is no UTF-8"),
+        (Request(["x"], "red"), "task=['x'] is no string"),
+        (Request("colours", "red", None), "version=None is no string"),
+        (Request("auto", "red"), "no identification of tasks has been learned"),
+    ],
+)
+def test_a_request_that_is_none_fails_alone(made, odd: Request, reason: str) -> None:
+    failure, answer = made.engine().batch([odd, Request("colours", "red")])
+    assert isinstance(failure, Failure)
+    assert reason in failure.error
+    assert isinstance(answer, Answer)
+
+
+def test_one_text_in_place_of_a_list_is_refused(made) -> None:
+    with pytest.raises(TypeError, match="give a list of texts"):
+        made.engine().predict("colours", "red")
+
+
+def test_a_store_that_is_gone_is_an_error_of_each_request(made, own_store) -> None:
+    engine = made.engine(own_store)
+    own_store.rename(own_store.parent / "moved")
+    (failure,) = engine.batch([Request("colours", "red")])
+    assert isinstance(failure, Failure)
+    with pytest.raises(StoreError, match="tasks"):
+        engine.tasks()
+    (own_store.parent / "moved").rename(own_store)
+    assert engine.predict("colours", ["red"])[0].version == "v1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"newer": 1}}, "model encoder: its settings in the store are not this version's"),
+        ({"kind": "causal_lm"}, "model encoder is a text_encoder here, and a causal_lm is needed"),
+    ],
+)
+def test_a_base_that_this_version_cannot_build_is_an_error_of_the_request(made, change, message: str) -> None:
+    engine = made.engine()
+    manifest = Store(made.store).manifest("colours")
+    base = dataclasses.replace(manifest.base, **change)
+    with pytest.raises(ModelError, match=message):
+        engine._place.build(base)
+
+
+@pytest.mark.parametrize("logits", [[[0.0]], [[0.0, 1.0], [1.0]], []])
+def test_a_probe_of_another_shape_is_refused(made, logits: list) -> None:
+    stored = Store(made.store).read("colours")
+    probe = dataclasses.replace(stored.manifest.probe, logits=logits)
+    changed = dataclasses.replace(stored, manifest=dataclasses.replace(stored.manifest, probe=probe))
+    with pytest.raises(StoreError, match="colours@v1: its probe is of other shape than its answers"):
+        made.engine()._loader.take_in(changed)
+
+
+def test_aliases_that_have_just_been_written_are_read_again(made, own_store) -> None:
+    """Two writes within a tick of the clock may have one stamp."""
+    engine = made.engine(own_store)
+    Store(own_store).promote("numbers", "v1")
+    assert engine.predict("numbers", ["one"])[0].version == "v1"
+    assert "numbers" not in engine._place._aliases
+    path = own_store / "tasks" / "numbers" / "aliases.json"
+    os.utime(path, ns=(path.stat().st_mtime_ns - 3_000_000_000,) * 2)
+    assert engine.predict("numbers", ["one"])[0].version == "v1"
+    assert "numbers" in engine._place._aliases
+
+
 def test_a_promotion_is_seen_by_the_next_request_and_only_by_it(made, own_store) -> None:
     engine, store = made.engine(own_store), Store(own_store)
     assert engine.predict("numbers", ["one"])[0].version == "v2"
@@ -128,9 +199,10 @@ def test_another_base_model_is_refused(made, tmp_path) -> None:
 
 
 def test_memory_is_bounded_by_bytes_and_the_least_recently_used_goes_first(made) -> None:
-    whole = made.engine()
-    sizes = {name: whole.load_task(name).num_bytes for name in ("colours", "numbers", "animals")}
-    engine = made.engine(max_bytes=sizes["numbers"] + sizes["animals"] + 10)
+    two = made.engine()
+    for task in ("numbers", "animals"):
+        two.load_task(task)
+    engine = made.engine(max_bytes=two._loader.used_bytes)
     for task in ("colours", "numbers", "animals"):
         engine.load_task(task)
     assert [entry.task for entry in engine.loaded()] == ["numbers", "animals"]
@@ -150,13 +222,13 @@ def test_what_answers_now_stays_although_it_is_too_large(made) -> None:
 def test_what_is_unloaded_is_freed(made) -> None:
     engine = made.engine()
     engine.load_task("colours")
-    bank = engine._loader._groups[0]
+    bank = engine._loader._banks[0]
     stacks = [weakref.ref(rows.stack) for rows in bank._rows.values()]
     assert engine.unload("colours") == 1
     assert engine.unload("colours") == 0
     gc.collect()
     assert [stack() for stack in stacks] == [None] * len(stacks)
-    assert engine.num_bytes == engine._loader._heads.num_bytes
+    assert engine.num_bytes == bank.fixed_bytes
 
 
 def test_a_row_that_nothing_owns_answers_with_nan_and_never_with_the_base_model(made) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -46,6 +48,30 @@ def test_a_pipe_has_lines_and_objects_and_the_status_says_that_one_has_no_answer
     assert (third["id_of_request"], "Did you mean 'colours'" in third["error"]) == (8, True)
 
 
+def test_lines_that_cannot_be_read_have_no_answer_each_and_the_others_have_theirs(made, capsys, monkeypatch) -> None:
+    piped = 'one one\n\n{"text": "two"\nno\udcfe text\n{"text": "two two", "id": "x"}\n'
+    for command, status in (("predict", 1), ("explain", 1)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(piped))
+        assert call(made, made.store, command, "--task", "numbers", "--json") == status
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row.get("error") or row["label"] for row in found[::4]] == [found[0]["label"], found[4]["label"]]
+        assert found[4]["id_of_request"] == "x"
+        reasons = ("line 2: no text in it", "line 3: it begins as a JSON object and is none", "the text is no UTF-8")
+        for row, reason in zip(found[1:4], reasons, strict=True):
+            assert reason in row["error"]
+
+
+def test_bytes_that_are_no_text_are_a_line_without_an_answer(made) -> None:
+    command = [sys.executable, "-m", "clora_exp.inference", "predict", "--task", "numbers", "--store", str(made.store)]
+    done = subprocess.run(
+        [*command, "--model-path", str(made.bert)], input=b"one\n\xff\xfe\ntwo\n", capture_output=True
+    )
+    assert done.returncode == 1, done.stderr
+    said = done.stdout.decode().splitlines()
+    assert ["numbers@v2" in line for line in said] == [True, False, True]
+    assert "is no UTF-8" in said[1]
+
+
 def test_the_text_says_which_task(made, learned_store, capsys) -> None:
     assert call(made, learned_store, "predict", "--json", "red iron red", "cat three cat") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -85,17 +111,23 @@ def test_a_task_that_came_after_the_learning_is_an_error_and_not_another_tasks_a
     stored = Store(learned_store).read("colours")
     content = (learned_store / "tasks" / "colours" / "v1" / "adapter.clora").read_bytes()
     Store(learned_store).add(dataclasses.replace(stored.manifest, task="paints"), content)
-    assert call(made, learned_store, "predict", "red red") == 2
-    assert "does not know the task 'paints': `learn` it again" in capsys.readouterr().err
+    assert call(made, learned_store, "predict", "red red") == 1
+    assert "does not know the task 'paints': `learn` it again" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(made, tmp_path, capsys, monkeypatch) -> None:
-    assert call(made, made.store, "predict", "red") == 2
+    assert call(made, made.store, "predict", "red") == 1
+    assert "no identification of tasks has been learned; `learn` does" in capsys.readouterr().out
+    assert call(made, made.store, "identify", "red") == 2
     assert "no identification of tasks has been learned; `learn` does" in capsys.readouterr().err
     assert call(made, tmp_path, "predict", "--task", "numbers", "one") == 2
     assert "is neither a store (no store.json in it) nor a run directory" in capsys.readouterr().err
-    assert call(made, made.store, "generate", "--task", "numbers", "one") == 2
-    assert "its base answers with labels, it does not write; use predict" in capsys.readouterr().err
+    assert call(made, made.store, "generate", "--task", "numbers", "one") == 1
+    assert "its base answers with labels, it does not write; use predict" in capsys.readouterr().out
+    for option, least in (("--max-new-tokens", "at least 1"), ("--temperature", "above 0")):
+        assert call(made, made.store, "generate", option, "0", "--task", "numbers", "one") == 2
+        assert f"{option} 0" in (said := capsys.readouterr().err)
+        assert least in said
     assert call(made, made.store, "predict", "--task", "numbers", "--batch", "0", "one") == 2
     assert capsys.readouterr().err == "error: --batch 0: at least 1\n"
     assert inference.main(["learn", "--store", str(made.store), "--way", "magic"]) == 2

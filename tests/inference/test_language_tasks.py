@@ -5,7 +5,8 @@ import torch
 from trials import quiet
 
 from clora_exp.adapters.active import answering
-from clora_exp.inference.engine import Request, TaskEngine
+from clora_exp.errors import ModelError
+from clora_exp.inference.engine import Answer, Failure, Request, TaskEngine, Text
 from clora_exp.inference.places import Place
 from clora_exp.loop import run
 from clora_exp.saved import load_task
@@ -52,5 +53,42 @@ def test_what_a_task_writes_is_what_the_runs_model_writes(family) -> None:
         start = 0 if model.backbone.config.is_encoder_decoder else inputs["input_ids"].shape[1]
         expected = model.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
         written[task] = engine.generate(task, "red one two", max_new_tokens=6, do_sample=False)
-        assert written[task] == expected
+        target = store.resolve(task)
+        assert written[task] == Text(task, target.version, target.id, expected)
     assert store.resolve("first").version == "v1"
+
+
+@pytest.mark.parametrize(
+    "words", [["tasks=responses"], ["model.causal_lm.scoring=generation"]], ids=["free-form", "generation"]
+)
+def test_a_task_that_writes_its_answers_writes_and_says_that_it_has_no_labels(
+    tiny_words, tiny_lm, tmp_path, words
+) -> None:
+    folder = run(tiny_words("causal_lm", "method=lora_per_task", "trainer.epochs=1", *words), "", quiet()).path
+    store = Store(tmp_path / "store", is_new=True)
+    import_run(store, folder)
+    engine = TaskEngine(Place(store, str(tiny_lm)))
+    task = store.tasks()[0]
+    failure, text = engine.batch([Request(task, "red one")])[0], engine.generate(task, "red one", max_new_tokens=3)
+    assert isinstance(failure, Failure)
+    assert "writes its answers, it has no labels to choose among; use generate" in failure.error
+    assert (text.task, text.id) == (task, store.resolve(task).id)
+
+
+def test_a_task_on_a_base_in_half_precision_answers_as_it_was_probed(tiny_words, tiny_lm, tmp_path) -> None:
+    config = tiny_words("causal_lm", "method=lora_per_task", "trainer.epochs=1", "model.causal_lm.dtype=bfloat16")
+    store = Store(tmp_path / "store", is_new=True)
+    import_run(store, run(config, "", quiet()).path)
+    assert isinstance(TaskEngine(Place(store, str(tiny_lm))).batch([Request("first", "red one")])[0], Answer)
+
+
+def test_more_than_the_base_has_room_for_and_options_that_it_does_not_take_are_refused(family) -> None:
+    _, _, engine = family
+    with pytest.raises(ModelError, match=r"unknown option of generate 'temperatur'; .*Did you mean 'temperature'"):
+        engine.generate("first", "red", temperatur=3)
+    with pytest.raises(ModelError, match=r"task 'first': .*temperature"):
+        engine.generate("first", "red", temperature=-1.0, do_sample=True)
+    if engine._loader.base.backbone.config.is_encoder_decoder:
+        return
+    with pytest.raises(ModelError, match=r"a prompt of 4 tokens and max_new_tokens=5000: the base has room for"):
+        engine.generate("first", "red one two", max_new_tokens=5000)

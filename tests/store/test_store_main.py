@@ -1,7 +1,10 @@
 """The store's commands: what they print, what they change, and their exit status."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +221,14 @@ def test_every_command_has_its_help_and_a_function(capsys) -> None:
     shown = capsys.readouterr().out
     listed = re.findall(r"^    (\w+) ", shown, re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("show", "legal"), ("verify",)])
+def test_a_reader_that_has_enough_ends_a_command_in_silence(filled: Store, words: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "clora_exp.store", *words, "--store", str(filled.path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
