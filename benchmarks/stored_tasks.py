@@ -213,59 +213,46 @@ def by_words(path: Path, texts: Sequence[str], rounds: int, foreign: int) -> dic
 def served(
     store: Store, texts: Sequence[str], counts: Sequence[int], rounds: int, peft_most: int
 ) -> dict[tuple[str, int], float]:
-    """Return requests a second of random tasks, in batches, by side and number of tasks; the sides take turns."""
+    """Return requests a second of random tasks, in batches, by side and number of tasks; all take turns."""
     place, names = Place(store), store.tasks()
-    whole, peft = TaskEngine(place), PeftServer(Loader(place), store)
     some = TaskEngine(place)
     for name in names[:CACHE]:
         some.load_task(name)
-    small = TaskEngine(place, max_bytes=some.num_bytes)
-    draw = np.random.default_rng(0)
-    rates: dict[tuple[str, int], float] = {}
+    sides: dict[tuple[str, int], Callable[[list[Request]], Any]] = {}
     for count in counts:
+        whole = TaskEngine(place)
         for name in names[:count]:
             whole.load_task(name)
-        peft.grow(min(count, peft_most))
-        sides: dict[str, Callable[[list[Request]], Any]] = {"engine": whole.batch, "cache": small.batch}
+        sides["engine", count] = whole.batch
+        sides["cache", count] = TaskEngine(place, max_bytes=some.num_bytes).batch
         if count <= peft_most:
-            sides["peft"] = peft.batch
-        took: dict[str, list[float]] = {side: [] for side in sides}
-        with TimeLeft(f"{count} tasks") as bar:
-            bar.expect(rounds + 2)
-            for _ in range(rounds + 2):
-                chosen = draw.integers(count, size=BATCH)
-                requests = [Request(names[k], texts[draw.integers(len(texts))]) for k in chosen]
-                for side, answer in sides.items():
-                    took[side].append(seconds(lambda answer=answer, requests=requests: answer(requests)))
-                bar(1)
-        rates |= {(side, count): BATCH / statistics.median(values[2:]) for side, values in took.items()}
-    return rates
+            sides["peft", count] = PeftServer(store, count).batch
+    draw = np.random.default_rng(0)
+    took: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
+    with TimeLeft("asking") as bar:
+        bar.expect(rounds + 2)
+        for _ in range(rounds + 2):
+            for (side, count), answer in sides.items():
+                chosen, of = draw.integers(count, size=BATCH), draw.integers(len(texts), size=BATCH)
+                requests = [Request(names[k], texts[i]) for k, i in zip(chosen, of, strict=True)]
+                took[side, count].append(seconds(lambda answer=answer, requests=requests: answer(requests)))
+            bar(1)
+    return {side: BATCH / statistics.median(values[2:]) for side, values in took.items()}
 
 
 class PeftServer:
     """LoRAs of the same rank and layers in one PEFT model, and a head each."""
 
-    def __init__(self, loader: Loader, store: Store) -> None:
+    def __init__(self, store: Store, count: int) -> None:
         self._stored = store.read(store.tasks()[0])
         weights = self._stored.manifest.weights
-        entry = loader.take_in(self._stored)
-        self._inputs = loader.base.inputs_of
         modules = sorted({name for names in weights.layers.values() for name in names})
-        self._config = LoraConfig(
-            r=weights.rank, lora_alpha=weights.rank, target_modules=modules, init_lora_weights=False
-        )
-        loader.let_go(entry)
-        place = Place(store)
-        self._model = place.build(self._stored.manifest.base)
-        self._peft = get_peft_model(self._model.backbone, self._config, adapter_name="task-0000")
-        self._peft.eval()
-        self._count = 1
-
-    def grow(self, count: int) -> None:
-        """Have so many adapters."""
-        for i in range(self._count, count):
-            self._peft.add_adapter(f"task-{i:04d}", self._config)
-        self._count = max(self._count, count)
+        config = LoraConfig(r=weights.rank, lora_alpha=weights.rank, target_modules=modules, init_lora_weights=False)
+        model = Place(store).build(self._stored.manifest.base)
+        self._inputs = model.inputs_of
+        self._peft = get_peft_model(model.backbone, config, adapter_name="task-0000")
+        for i in range(1, count):
+            self._peft.add_adapter(f"task-{i:04d}", config)
         self._peft.eval()
 
     def batch(self, requests: Sequence[Request]) -> Any:
@@ -312,7 +299,7 @@ def page(found: dict[str, list[float]], rates: dict[tuple[str, int], float], rou
     counts = sorted({count for _, count in rates})
     lines += [
         "\n## Requests a second\n",
-        f"Texts of random tasks in batches of {BATCH}, tokenised, answered, with probabilities.\n",
+        f"Texts of random tasks in batches of {BATCH}, tokenised, answered, with probabilities; all cells in turn.\n",
         "| tasks | engine, all in memory | PEFT, `adapter_names` | engine, room for 32 tasks |",
         "| --- | --- | --- | --- |",
     ]

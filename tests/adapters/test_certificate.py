@@ -68,8 +68,17 @@ def check(folder: Path, task: str) -> dict:
     return certificate
 
 
-@pytest.mark.parametrize("command", ["export", "merge"])
-@pytest.mark.parametrize("method", ["clora", *[pytest.param(m, marks=pytest.mark.slow) for m in ADAPTED[1:]]])
+@pytest.mark.parametrize(
+    ("method", "command"),
+    [
+        *[(first := ADAPTED[0], command) for command in ("export", "merge")],
+        *[pytest.param(method, "export", marks=pytest.mark.slow) for method in ADAPTED if method != first],
+        *[
+            pytest.param(method, "merge", marks=pytest.mark.slow)
+            for method in ("clora_gated", "clora_xs", "joint", "sdlora")
+        ],
+    ],
+)
 def test_a_task_of_a_run_answers_the_same_without_this_project(learned, tmp_path, capsys, method, command) -> None:
     path, out = learned(f"method={method}"), tmp_path / "out"
     assert main([command, str(path), "second", str(out)]) == 0

@@ -24,7 +24,7 @@ from clora_exp.store.opening import opened
 
 PATIENCE_S = 60
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["clora_exp.store.checking", "clora_exp.store.collect"])
+processes.set_forkserver_preload(["clora_exp.store.collect", "clora_exp.store.opening"])
 
 
 def started(action: Callable[..., None], *words: Any) -> Any:
