@@ -97,8 +97,9 @@ def test_compiled_answers_are_the_eager_ones_for_one_task_and_for_many(tiny, nam
             torch.testing.assert_close(compiled(batch.inputs, task), features(batch.inputs, task), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    ("name", "checkpointing"), [*[(name, "false") for name in COMPILED], (COMPILED[0], "true"), (COMPILED[-1], "true")]
+)
 def test_compiled_training_has_the_eager_gradients_for_one_task_and_for_many(
     tiny, name: str, checkpointing: str
 ) -> None:
