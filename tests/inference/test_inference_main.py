@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from clora_exp.inference import __main__ as inference
+from clora_exp.inference.engine import Request
 from clora_exp.inference.identification import Identification
 from clora_exp.store import __main__ as store_main
 from clora_exp.store.folder import Store
@@ -163,3 +164,11 @@ def test_ways_that_ask_the_base_answer_with_it(made, own_store, capsys, way: str
     assert inference.main(words) == 0
     assert Identification.read(own_store / "identification.safetensors").needs_features
     assert made.engine(own_store).identify(["red iron red"])[0].best == "colours"
+
+
+def test_a_task_that_takes_the_place_of_another_is_noticed_by_an_engine_that_is_running(made, learned_store) -> None:
+    engine = made.engine(learned_store)
+    assert engine.batch([Request("auto", "red iron red")])[0].task == "colours"
+    (learned_store / "tasks" / "animals").rename(learned_store / "tasks" / "beasts")
+    (failure,) = engine.batch([Request("auto", "red iron red")])
+    assert "was learned with a task that is gone, 'animals'" in failure.error
