@@ -1,8 +1,8 @@
 """How small can stored tasks be, and what does each step of making them smaller contribute and cost?
 
-Run: python experiments/compression.py (half an hour on two cores, beside ordinary runs of `lora_per_task` and
-`clora_xs` on `med_legal_code` into a store each, which are not repeated where they are finished). Every scheme below,
-of `clora_exp/store/schemes.py`, is applied to the three tasks and measured on their test texts; nothing is kept.
+Run: python experiments/compression.py (three quarters of an hour on one core, ordinary runs of `lora_per_task` and
+`clora_xs` on `med_legal_code` into a store each among it, which are not repeated where they are finished). Every scheme
+below, of `clora_exp/store/schemes.py`, is applied to the three tasks and measured on their test texts; nothing is kept.
 Writes results/compression/ (README.md, compression.csv, steps.csv, frontier.png); with --page the page and the figure
 alone, from the two tables that are there.
 """
@@ -59,7 +59,7 @@ def main() -> None:
     summary = table.groupby(["method", "scheme"], sort=False).mean(numeric_only=True).reset_index()
     summary["chance"] = 1.96 * (summary["variance"] / table["task"].nunique()) ** 0.5
     draw(summary, options.out / "frontier.png")
-    lines = page(summary, steps, options.precision)
+    lines = page(summary, steps, str(table["precision"].iloc[0]))
     write_atomically(options.out / "README.md", ("\n".join(lines) + "\n").encode())
     print(f"{options.out}/README.md")
 
@@ -80,7 +80,7 @@ def measured(stores: Path, precision: str, most: int | None) -> tuple[Rows, Rows
         for task in store.tasks():
             steps += lossless(method, store, task)
             before = compressor.before(store.read(task, "v1"))
-            of_all = {"method": method, "task": task, "num_examples": before.num_examples}
+            of_all = {"method": method, "task": task, "precision": precision, "num_examples": before.num_examples}
             stored = store.manifest(task, "v1").weights.num_bytes
             rows.append(of_all | {"scheme": STORED, "bytes": stored, "accuracy": before.accuracy, "changed": 0.0})
             for scheme in schemes:

@@ -7,6 +7,7 @@ owns holds NaN, so that an answer from it could not pass for one.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -43,10 +44,10 @@ class Rows:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return self.stack[:0].new_empty(self.stack.shape[1:]).nbytes
+        return math.prod(self.stack.shape[1:]) * self.stack.element_size()
 
 
-class Places:
+class Slots:
     """Which rows of several stacks are owned. They grow by doubling and shrink when the last rows are free."""
 
     def __init__(self, stacks: Sequence[Rows], show: Callable[[int], None]) -> None:
@@ -153,7 +154,7 @@ class Bank:
             for name, layer in layers.items()
             for part in self.parts
         }
-        self.places = Places(list(self._rows.values()), self._show)
+        self.slots = Slots(list(self._rows.values()), self._show)
 
     def put(self, task: Mapping[str, Tensor]) -> int:
         """Take a task in: "A/<module>", "B/<module>", or "routing/<module>", float32; return its row.
@@ -170,7 +171,7 @@ class Bank:
             fits = [n <= most[i] if i in of_rank else n == most[i] for i, n in enumerate(found)]
             if len(found) != 2 or not all(fits):
                 raise ModelError(f"{part} of {name} is {found}; the layer has {most}")
-        row = self.places.take()
+        row = self.slots.take()
         for (part, name), rows in self._rows.items():
             rows.write(row, task[f"{part}/{name}"])
         return row
@@ -188,12 +189,12 @@ class HeadBank:
 
     def __init__(self, num_labels: int, like: Tensor) -> None:
         self._rows = Rows(like, (num_labels, like.shape[1] + 1))
-        self.places = Places([self._rows], lambda num_rows: None)
+        self.slots = Slots([self._rows], lambda num_rows: None)
 
     def put(self, weight: Tensor, bias: Tensor | None) -> int:
         """Take a head in, (c, d) and (c,); return its row."""
         bias = weight.new_zeros(len(weight)) if bias is None else bias
-        row = self.places.take()
+        row = self.slots.take()
         self._rows.write(row, torch.cat([weight, bias[:, None]], dim=1))
         return row
 

@@ -77,12 +77,12 @@ class Loader:
         entry = Loaded(manifest.task, manifest.version, stored.id, told.labels, told, writes, number, row=-1)
         try:
             entry.row = self._banks[number].put(tensors)
-            entry.num_bytes = self._banks[number].places.row_bytes
+            entry.num_bytes = self._banks[number].slots.row_bytes
             if weight is not None:
                 room = max(LEAST_ROOM, 1 << (len(weight) - 1).bit_length())
                 heads = self._heads.setdefault(room, HeadBank(room, weight))
                 entry.heads, entry.head = room, heads.put(weight, stored.tensors.get("head.bias"))
-                entry.num_bytes += heads.places.row_bytes
+                entry.num_bytes += heads.slots.row_bytes
             self._entries.append(entry)
             self._check_probe(stored, entry)
         except BaseException:
@@ -99,24 +99,24 @@ class Loader:
     def let_go(self, entry: Loaded) -> None:
         """Clear a version's rows. Of the banks without any one is kept: the next task is likely to need it again."""
         if entry.heads:
-            self._heads[entry.heads].places.give_back(entry.head)
-            if not self._heads[entry.heads].places.num_used:
+            self._heads[entry.heads].slots.give_back(entry.head)
+            if not self._heads[entry.heads].slots.num_used:
                 del self._heads[entry.heads]
         if entry.row >= 0:
-            self._banks[entry.bank].places.give_back(entry.row)
+            self._banks[entry.bank].slots.give_back(entry.row)
         self._entries = [other for other in self._entries if other is not entry]
         self._drop_empty(but=entry.bank)
 
     def _drop_empty(self, but: int | None = None) -> None:
-        empty = [n for n, bank in self._banks.items() if not bank.places.num_used and n != but]
+        empty = [n for n, bank in self._banks.items() if not bank.slots.num_used and n != but]
         self._banks = {n: bank for n, bank in self._banks.items() if n not in empty}
         self._numbers = {key: n for key, n in self._numbers.items() if n not in empty}
 
     def compact(self) -> None:
         """Leave no room to spare. Nobody may be asking, and it is for the caller to see to that."""
         self._drop_empty()
-        moved = {n: bank.places.compact() for n, bank in self._banks.items()}
-        heads = {n: bank.places.compact() for n, bank in self._heads.items()}
+        moved = {n: bank.slots.compact() for n, bank in self._banks.items()}
+        heads = {n: bank.slots.compact() for n, bank in self._heads.items()}
         for entry in self._entries:
             entry.row = moved[entry.bank][entry.row]
             entry.head = heads[entry.heads][entry.head] if entry.heads else 0
@@ -254,12 +254,12 @@ class Loader:
     @property
     def num_bytes(self) -> int:
         """Bytes of all banks, room to spare and what tasks share included; the base is not counted."""
-        of_banks = sum(bank.places.num_bytes for bank in list(self._banks.values()))
-        of_heads = sum(bank.places.num_bytes for bank in list(self._heads.values()))
+        of_banks = sum(bank.slots.num_bytes for bank in list(self._banks.values()))
+        of_heads = sum(bank.slots.num_bytes for bank in list(self._heads.values()))
         return of_banks + of_heads + sum(bank.fixed_bytes for bank in list(self._banks.values()))
 
     @property
     def used_bytes(self) -> int:
         """The same without room to spare, as `compact` leaves it."""
-        of_banks = sum(bank.fixed_bytes for bank in list(self._banks.values()) if bank.places.num_used)
+        of_banks = sum(bank.fixed_bytes for bank in list(self._banks.values()) if bank.slots.num_used)
         return sum(entry.num_bytes for entry in list(self._entries)) + of_banks
