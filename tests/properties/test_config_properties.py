@@ -22,6 +22,7 @@ from clora_exp.config import (
     NonNegativeFloat,
     Order,
     PositiveFloat,
+    StoreConfig,
     Targets,
     TrainerConfig,
 )
@@ -36,10 +37,12 @@ SPLIT = {name: [Example(name, name, label, name) for label in "xy"] for name in 
 STREAM = TaskStream("s", [Task("t", "", "", "", ["x", "y"], **SPLIT)])
 words = st.text(max_size=8)
 word_lists = st.lists(words, min_size=1, max_size=3)
+folder_names = words.filter(lambda text: text.strip() and "\0" not in text)
 OTHERWISE = {  # what a type alone does not say
     Name: st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True),
     Targets: st.none() | st.sampled_from(["all-linear", "attention"]) | word_lists,
-    FolderName: words.filter(lambda text: text.strip() and "\0" not in text),
+    FolderName: folder_names,
+    StoreConfig: st.builds(StoreConfig, path=st.none() | folder_names),
     Order: st.none() | st.integers(min_value=0) | word_lists,
 }
 
